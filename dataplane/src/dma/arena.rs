@@ -1,0 +1,254 @@
+//! The mapping, its free lists, and the counts of its allocations.
+
+use super::{Buf, PAGE};
+use crossbeam_queue::ArrayQueue;
+use std::cell::RefCell;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Orders of allocations: `1 << order` pages, 4 KiB to 2 MiB.
+const ORDERS: usize = 10;
+const TOP_ORDER: usize = ORDERS - 1;
+
+/// Largest buffer in bytes.
+pub(super) const BUF_MAX: usize = PAGE << TOP_ORDER;
+
+/// One allocation: its first page, order, and the pool it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Root {
+    pub(super) page: u32,
+    order: u8,
+    pool: u8,
+}
+
+pub(super) struct Inner {
+    memory: NonNull<u8>,
+    crcs: NonNull<u32>,
+    counts: Box<[AtomicU32]>,
+    /// Freed allocations on their way back to each pool, from whatever core.
+    returns: Box<[ArrayQueue<Root>]>,
+}
+
+// SAFETY: the pointers are to mappings that live as long as the process; pages and cells are reached
+// only through `Buf` and `Slice`, whose ownership rules exclude races.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+impl Inner {
+    pub(super) fn page_ptr(&self, page: u32) -> NonNull<u8> {
+        debug_assert!((page as usize) < self.counts.len());
+        // SAFETY: pages are numbered within the mapping.
+        unsafe { self.memory.add(page as usize * PAGE) }
+    }
+
+    pub(super) fn crc_ptr(&self, page: u32) -> NonNull<u32> {
+        // SAFETY: one cell per page.
+        unsafe { self.crcs.add(page as usize) }
+    }
+
+    pub(super) fn retain(&self, root: Root) {
+        let before = self.counts[root.page as usize].fetch_add(1, Ordering::Relaxed);
+        assert!(before > 0, "a freed allocation has no more users");
+    }
+
+    pub(super) fn release(&self, root: Root) {
+        if self.counts[root.page as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
+            let returned = self.returns[usize::from(root.pool)].push(root);
+            assert!(returned.is_ok(), "the return queue holds every page of its pool");
+        }
+    }
+}
+
+/// Why an arena could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    /// The kernel refused the memory.
+    #[error("cannot map {bytes} bytes for buffers: {source}; set `buffers` lower or add memory")]
+    Map {
+        /// What was asked for.
+        bytes: usize,
+        /// What the kernel said.
+        source: rustix::io::Errno,
+    },
+}
+
+/// All buffer memory of the process, divided in pools, one per core.
+///
+/// Lives as long as the process.
+pub struct Arena {
+    inner: &'static Inner,
+    pages_per_pool: u32,
+}
+
+impl Arena {
+    /// Maps `bytes_per_pool` (rounded up to 2 MiB) for each of `pools` cores.
+    ///
+    /// # Errors
+    /// [`ArenaError::Map`] when the kernel has no such memory.
+    pub fn new(bytes_per_pool: usize, pools: usize) -> Result<Self, ArenaError> {
+        assert!((1..=255).contains(&pools));
+        let pages_per_pool = bytes_per_pool.div_ceil(BUF_MAX).max(1) * (BUF_MAX / PAGE);
+        let pages = pages_per_pool * pools;
+        let memory = map(pages * PAGE)?;
+        let crcs = map(pages * size_of::<u32>())?.cast();
+        let counts = (0..pages).map(|_| AtomicU32::new(0)).collect();
+        let returns = (0..pools).map(|_| ArrayQueue::new(pages_per_pool)).collect();
+        let inner = Box::leak(Box::new(Inner { memory, crcs, counts, returns }));
+        Ok(Self { inner, pages_per_pool: pages_per_pool as u32 })
+    }
+
+    /// The pool of core `core`. Called once for each.
+    #[must_use]
+    pub fn pool(&self, core: usize) -> Pool {
+        assert!(core < self.inner.returns.len());
+        let tops = self.pages_per_pool >> TOP_ORDER;
+        let first = core as u32 * self.pages_per_pool;
+        let mut free: [Vec<u32>; ORDERS] = std::array::from_fn(|order| {
+            Vec::with_capacity((self.pages_per_pool >> order) as usize)
+        });
+        free[TOP_ORDER].extend((0..tops).rev().map(|top| first + (top << TOP_ORDER)));
+        Pool { inner: self.inner, pool: core as u8, free: RefCell::new(free) }
+    }
+
+    /// Start of the mapping and its length in bytes, for registration with the kernel or an IOMMU.
+    #[must_use]
+    pub fn mapping(&self) -> (NonNull<u8>, usize) {
+        (self.inner.memory, self.inner.counts.len() * PAGE)
+    }
+}
+
+fn map(bytes: usize) -> Result<NonNull<u8>, ArenaError> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+    let mapped = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )
+    };
+    let memory = mapped.map_err(|source| ArenaError::Map { bytes, source })?;
+    Ok(NonNull::new(memory.cast()).expect("the kernel maps nothing at address zero"))
+}
+
+/// One core's share of the arena.
+///
+/// Not `Sync`: the owning core allocates; any core may free.
+pub struct Pool {
+    inner: &'static Inner,
+    pool: u8,
+    free: RefCell<[Vec<u32>; ORDERS]>,
+}
+
+impl Pool {
+    /// A buffer of `len` bytes (1 to 2 MiB), contents unspecified; `None` when the pool is empty:
+    /// the caller waits until buffers come back.
+    #[must_use]
+    pub fn alloc(&self, len: usize) -> Option<Buf> {
+        assert!((1..=BUF_MAX).contains(&len), "buffer of {len} bytes");
+        let order = len.div_ceil(PAGE).next_power_of_two().trailing_zeros() as usize;
+        let mut free = self.free.borrow_mut();
+        let page = match free[order].pop() {
+            Some(page) => page,
+            None => {
+                self.take_returns(&mut free);
+                free[order].pop().or_else(|| split(&mut free, order)).or_else(|| {
+                    merge_all(&mut free);
+                    split(&mut free, order)
+                })?
+            }
+        };
+        let root = Root { page, order: order as u8, pool: self.pool };
+        self.inner.counts[page as usize].store(1, Ordering::Relaxed);
+        Some(Buf::new(self.inner, root, 1 << order, len as u32))
+    }
+
+    /// Bytes that are free now.
+    #[must_use]
+    pub fn available(&self) -> usize {
+        let mut free = self.free.borrow_mut();
+        self.take_returns(&mut free);
+        free.iter().enumerate().map(|(order, list)| list.len() * (PAGE << order)).sum()
+    }
+
+    fn take_returns(&self, free: &mut [Vec<u32>; ORDERS]) {
+        let returns = &self.inner.returns[usize::from(self.pool)];
+        while let Some(root) = returns.pop() {
+            free[usize::from(root.order)].push(root.page);
+        }
+    }
+}
+
+/// Takes a block of `order` from the next larger block that is free.
+fn split(free: &mut [Vec<u32>; ORDERS], order: usize) -> Option<u32> {
+    let larger = (order..ORDERS).find(|&larger| !free[larger].is_empty())?;
+    let page = free[larger].pop()?;
+    for half in (order..larger).rev() {
+        free[half].push(page + (1 << half));
+    }
+    Some(page)
+}
+
+/// Joins every pair of free buddies, lowest order first. Rare: only when a large block is wanted
+/// and small ones hold the memory.
+fn merge_all(free: &mut [Vec<u32>; ORDERS]) {
+    for order in 0..TOP_ORDER {
+        free[order].sort_unstable();
+        let blocks = std::mem::take(&mut free[order]);
+        let mut kept = Vec::with_capacity(blocks.capacity());
+        let mut blocks = blocks.into_iter().peekable();
+        while let Some(block) = blocks.next() {
+            let is_low_half = block & (1 << order) == 0;
+            if is_low_half && blocks.next_if_eq(&(block + (1 << order))).is_some() {
+                free[order + 1].push(block);
+            } else {
+                kept.push(block);
+            }
+        }
+        free[order] = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_and_merge() {
+        let pool = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        let small: Vec<Buf> = (0..512).map(|_| pool.alloc(PAGE).unwrap()).collect();
+        assert!(pool.alloc(1).is_none());
+        drop(small);
+        assert_eq!(pool.available(), BUF_MAX);
+        assert_eq!(pool.alloc(BUF_MAX).unwrap().len(), BUF_MAX);
+    }
+
+    #[test]
+    fn parts_free_their_allocation_together() {
+        let pool = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        let mut whole = pool.alloc(4 * PAGE).unwrap();
+        whole.fill(7);
+        let tail = whole.split_off(PAGE);
+        assert_eq!((whole.len(), tail.len()), (PAGE, 3 * PAGE));
+        let frozen = tail.freeze();
+        let part = frozen.slice(PAGE, 100);
+        drop((whole, frozen));
+        assert_eq!(pool.available(), BUF_MAX - 4 * PAGE);
+        assert!(part.iter().all(|&byte| byte == 7));
+        drop(part);
+        assert_eq!(pool.available(), BUF_MAX);
+    }
+
+    #[test]
+    fn join_restores_the_whole() {
+        let pool = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        let mut whole = pool.alloc(3 * PAGE + 5).unwrap();
+        let tail = whole.split_off(2 * PAGE);
+        whole.join(tail);
+        assert_eq!(whole.len(), 3 * PAGE + 5);
+        drop(whole);
+        assert_eq!(pool.available(), BUF_MAX);
+    }
+}

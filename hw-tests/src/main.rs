@@ -1,0 +1,3 @@
+//! hw-tests
+
+fn main() {}

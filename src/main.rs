@@ -1,0 +1,3 @@
+//! The `basalt` program.
+
+fn main() {}
