@@ -6,4 +6,5 @@
 
 pub mod disk;
 pub mod dma;
+pub mod net;
 pub mod store;
