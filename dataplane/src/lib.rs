@@ -7,4 +7,5 @@
 pub mod disk;
 pub mod dma;
 pub mod net;
+pub mod node;
 pub mod store;

@@ -1,0 +1,403 @@
+//! What the command line, the management API and the metrics know of a node: plain data.
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// Everything a node needs to start. Validated by [`crate::node::start`], not here.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Name of the node, for people: a–z A–Z 0–9 _ -.
+    pub name: String,
+    /// NVMe qualified name of the default subsystem.
+    pub nqn: String,
+    /// Processors to run on, one reactor each. The first serves admin queues and management.
+    pub cores: Vec<usize>,
+    /// Never sleep: lowest latency, a whole processor each.
+    pub poll: bool,
+    /// Buffer memory of each core in bytes.
+    pub buffers_per_core: usize,
+    /// Metadata cache of all shards together in bytes.
+    pub metadata_cache: usize,
+    /// Disks to serve from.
+    pub disks: Vec<DiskConfig>,
+    /// Addresses to listen on.
+    pub portals: Vec<PortalConfig>,
+    /// Most connections at once.
+    pub max_connections: usize,
+}
+
+/// One disk.
+#[derive(Debug, Clone)]
+pub struct DiskConfig {
+    /// Where it is.
+    pub source: DiskSource,
+    /// The device that holds its journals, if not itself.
+    pub journal: Option<PathBuf>,
+}
+
+/// What kind of disk.
+#[derive(Debug, Clone)]
+pub enum DiskSource {
+    /// A formatted file or block device.
+    Path(PathBuf),
+    /// Memory, formatted at start and lost at the end: for benchmarks.
+    Ram {
+        /// Bytes.
+        size: u64,
+        /// How many shards to format; 0: one per core.
+        shards: u32,
+    },
+}
+
+/// One NVMe/TCP portal.
+#[derive(Debug, Clone)]
+pub struct PortalConfig {
+    /// Address to bind.
+    pub listen: SocketAddr,
+    /// Address that discovery names to hosts, if not the one they reached us by.
+    pub advertise: Option<SocketAddr>,
+    /// Serve discovery alone.
+    pub discovery_only: bool,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A value of the configuration cannot be.
+    #[error("{0}")]
+    Config(String),
+    /// An address could not be bound.
+    #[error("cannot listen on {address}: {source}{hint}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A disk could not be opened or mounted.
+    #[error("disk {path}: {reason}")]
+    Disk {
+        /// Which.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The system refused memory, threads, or io_uring.
+    #[error("{0}")]
+    System(String),
+}
+
+/// A management command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes a volume, zero until written.
+    CreateVolume {
+        /// 1 to 63 of a–z A–Z 0–9 _ - .
+        name: String,
+        /// Bytes; a multiple of 4096.
+        size: u64,
+        /// Logical block size: 512 or 4096.
+        block_size: u32,
+        /// Its identity; drawn by the caller.
+        uuid: Uuid,
+        /// Disk to place it on by path; the one with most free space if none.
+        disk: Option<String>,
+    },
+    /// Deletes a volume and frees its space.
+    DeleteVolume {
+        /// Which.
+        name: String,
+    },
+    /// Grows a volume.
+    ResizeVolume {
+        /// Which.
+        name: String,
+        /// New size in bytes, not below the present one.
+        size: u64,
+    },
+    /// Renames a volume.
+    RenameVolume {
+        /// Which.
+        name: String,
+        /// New name.
+        to: String,
+    },
+    /// All volumes.
+    ListVolumes,
+    /// One volume.
+    ShowVolume {
+        /// Which.
+        name: String,
+    },
+    /// Lets a host connect; `*` for every host.
+    AllowHost {
+        /// The host's NQN.
+        nqn: String,
+    },
+    /// Takes it back, and disconnects the host.
+    DenyHost {
+        /// The host's NQN, or `*`.
+        nqn: String,
+    },
+    /// Hosts that may connect.
+    ListHosts,
+    /// Disks in use.
+    ListDisks,
+    /// Hosts that are connected.
+    ListConnections,
+}
+
+/// What a command gives back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// One volume.
+    Volume(VolumeInfo),
+    /// All of them.
+    Volumes(Vec<VolumeInfo>),
+    /// Allowed hosts.
+    Hosts(Vec<HostInfo>),
+    /// Disks.
+    Disks(Vec<DiskInfo>),
+    /// Connections.
+    Connections(Vec<ConnectionInfo>),
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, thiserror::Error, Serialize, Deserialize)]
+pub enum CommandError {
+    /// No such volume, host or disk.
+    #[error("{0}")]
+    NotFound(String),
+    /// Exists already.
+    #[error("{0}")]
+    Exists(String),
+    /// Not a possible value.
+    #[error("{0}")]
+    Invalid(String),
+    /// The disk has no room, or has failed.
+    #[error("{0}")]
+    Disk(String),
+    /// The node is stopping or did not answer in time.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// A volume.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VolumeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Bytes that hosts see.
+    pub size: u64,
+    /// Bytes of slabs mapped.
+    pub used: u64,
+    /// Logical block size.
+    pub block_size: u32,
+    /// Its namespace id.
+    pub nsid: u32,
+    /// The subsystem that it is in.
+    pub subsystem: String,
+    /// The disk that it is on.
+    pub disk: String,
+}
+
+/// A host on the allowed list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostInfo {
+    /// Its NQN, or `*`.
+    pub nqn: String,
+}
+
+/// A disk in use.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DiskInfo {
+    /// Its path.
+    pub path: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Bytes for data.
+    pub capacity: u64,
+    /// Bytes of free slabs.
+    pub free: u64,
+    /// Number of shards.
+    pub shards: u32,
+    /// `intent` or `data`.
+    pub mode: String,
+    /// `ok` or `failed`.
+    pub state: String,
+}
+
+/// A queue of a connected host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ConnectionInfo {
+    /// Number of the connection.
+    pub id: u64,
+    /// The host's address.
+    pub peer: String,
+    /// The host's NQN, once connected.
+    pub host: String,
+    /// Controller id, once connected.
+    pub controller: Option<u16>,
+    /// Queue id: 0 is the admin queue.
+    pub queue: Option<u16>,
+    /// Core that serves it.
+    pub core: usize,
+}
+
+/// Something worth telling the operator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeEvent {
+    /// Counts from 1 at start.
+    pub sequence: u64,
+    /// Milliseconds since 1970 (UTC).
+    pub unix_ms: u64,
+    /// How bad.
+    pub severity: Severity,
+    /// A stable word to filter by, such as `volume.created` or `disk.checksum`.
+    pub kind: String,
+    /// For people.
+    pub text: String,
+}
+
+/// How bad an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Look at it.
+    Warning,
+    /// Something failed.
+    Error,
+}
+
+/// Counters of everything at one moment; all count up from start.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Nanoseconds since start.
+    pub uptime_ns: u64,
+    /// One per core.
+    pub cores: Vec<CoreCounters>,
+    /// One per volume.
+    pub volumes: Vec<VolumeCounters>,
+    /// One per disk.
+    pub disks: Vec<DiskCounters>,
+}
+
+/// What a core did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CoreCounters {
+    /// Processor number.
+    pub processor: usize,
+    /// Turns of the reactor.
+    pub turns: u64,
+    /// Turns that found work.
+    pub busy_turns: u64,
+    /// Nanoseconds asleep.
+    pub asleep_ns: u64,
+    /// System calls made by the reactor.
+    pub system_calls: u64,
+    /// Connections served.
+    pub connections: u64,
+    /// Bytes of buffers free.
+    pub buffers_free: u64,
+    /// Digests that needed a pass of their own over the data.
+    pub digest_second_passes: u64,
+    /// Data or header digests that did not match.
+    pub digest_errors: u64,
+    /// Commands executed on I/O queues.
+    pub commands: u64,
+}
+
+/// What hosts did to a volume, over all cores.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct VolumeCounters {
+    /// Its name.
+    pub name: String,
+    /// Reads.
+    pub reads: OperationCounters,
+    /// Writes, compare-and-write, and zeroing.
+    pub writes: OperationCounters,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// Operations of one kind.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct OperationCounters {
+    /// Completed.
+    pub operations: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Latency histogram: see [`bucket_limit_ns`].
+    pub latency: Vec<u64>,
+}
+
+/// Buckets of a latency histogram: four to each power of two from 1 µs.
+pub const LATENCY_BUCKETS: usize = 96;
+
+/// Upper limit in nanoseconds of bucket `index`; the last takes everything above.
+#[must_use]
+pub fn bucket_limit_ns(index: usize) -> u64 {
+    let (octave, quarter) = (index / 4, index % 4);
+    let base = 1000_u64 << octave;
+    base + base / 4 * (quarter as u64 + 1)
+}
+
+/// The bucket of a latency.
+#[must_use]
+pub fn bucket_of(latency_ns: u64) -> usize {
+    let units = latency_ns / 1000;
+    if units == 0 {
+        return 0;
+    }
+    let octave = units.ilog2() as usize;
+    let base = 1000_u64 << octave;
+    let quarter = ((latency_ns - base) * 4 / base) as usize;
+    (octave * 4 + quarter).min(LATENCY_BUCKETS - 1)
+}
+
+/// What a disk did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DiskCounters {
+    /// Its path.
+    pub path: String,
+    /// Bytes for data.
+    pub capacity: u64,
+    /// Bytes of free slabs.
+    pub free: u64,
+    /// Blocks whose bytes did not match their checksum.
+    pub checksum_errors: u64,
+    /// Bytes written to journals.
+    pub journal_bytes: u64,
+    /// Checkpoints taken.
+    pub checkpoints: u64,
+    /// Metadata pages found in memory.
+    pub metadata_hits: u64,
+    /// Metadata pages read from the disk.
+    pub metadata_misses: u64,
+    /// Whether it has failed.
+    pub failed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_and_limits_agree() {
+        for index in 0..LATENCY_BUCKETS - 1 {
+            let limit = bucket_limit_ns(index);
+            assert_eq!(bucket_of(limit - 1), index);
+            assert_eq!(bucket_of(limit), index + 1);
+        }
+        assert_eq!(bucket_of(u64::MAX / 8), LATENCY_BUCKETS - 1);
+    }
+}
