@@ -6,3 +6,5 @@
 #![forbid(unsafe_code)]
 
 pub mod crc32c;
+pub mod nvme;
+pub mod nvme_tcp;
