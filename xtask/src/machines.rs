@@ -1,0 +1,44 @@
+//! The machine tests: the node on this host, and a stock Debian guest in QEMU that uses it.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::tally::Tally;
+use crate::{debian, process, test};
+
+/// What `hw-tests` calls, and the Debian package that has it.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("tshark", "tshark"),
+];
+
+/// Runs them and counts. Where the machine cannot hold them they are skipped, with the reason.
+pub(crate) fn test(root: &Path) -> Result<Tally> {
+    if let Err(error) = debian::need(&PROGRAMS) {
+        return Ok(Tally::skip(format!("machines: {error:#}")));
+    }
+    if !debian::is_root() {
+        return Ok(Tally::skip("machines: building the guest needs root"));
+    }
+    build(root)?;
+    let printed = hw_tests(&[]).run_and_keep()?;
+    Ok(test::count("machines", &printed))
+}
+
+/// Runs them with the arguments given: `cargo xtask machines [SCENARIO...]`.
+pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    debian::need(&PROGRAMS)?;
+    build(root)?;
+    hw_tests(arguments).run()
+}
+
+/// The node is tested as the ordinary build makes it; its assertions are on either way.
+fn build(_root: &Path) -> Result<()> {
+    process::cargo(["build", "--quiet", "-p", "basalt", "-p", "hw-tests"]).run()
+}
+
+fn hw_tests(arguments: &[String]) -> process::Program {
+    process::cargo(["run", "--quiet", "-p", "hw-tests", "--"]).args(arguments)
+}
