@@ -16,7 +16,8 @@ pub struct ListenerId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SocketId(pub u64);
 
-/// Where received bytes go: first into the landing range, what is left over into the staging buffer.
+/// Where received bytes go: first into the landing range, what is left over into the staging
+/// buffer.
 #[derive(Debug)]
 pub struct Rx {
     /// The buffer that goes on to the disk, and which of its bytes are awaited.

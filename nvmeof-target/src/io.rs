@@ -29,8 +29,8 @@ pub trait Buffer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u32);
 
-/// One request to a volume. Offsets and lengths are bytes within the volume, multiples of 512, already
-/// checked against its size.
+/// One request to a volume. Offsets and lengths are bytes within the volume, multiples of 512,
+/// already checked against its size.
 #[derive(Debug)]
 pub enum BlockRequest<B> {
     /// Fill `buf` (whose length covers the range to whole 4 KiB blocks) and its checksum cells with
@@ -61,7 +61,8 @@ pub enum BlockRequest<B> {
         /// What must be there.
         expected: B,
     },
-    /// Compare with `expected` and, if equal, write `data`, as one. The range lies in one 4 KiB block.
+    /// Compare with `expected` and, if equal, write `data`, as one. The range lies in one 4 KiB
+    /// block.
     CompareAndWrite {
         /// First byte.
         offset: u64,

@@ -3,8 +3,9 @@
 //! No sockets, threads or clocks: bytes, completions and the time go in; bytes, block requests and
 //! deadlines come out. Two state machines share the work:
 //!
-//! - [`connection`]: one TCP connection, which is one queue. PDU framing, digests, R2T, and every NVM
-//!   command on an I/O queue. Lives on the core that serves its socket; nothing in it is shared.
+//! - [`connection`]: one TCP connection, which is one queue. PDU framing, digests, R2T, and every
+//!   NVM command on an I/O queue. Lives on the core that serves its socket; nothing in it is
+//!   shared.
 //! - [`target`]: subsystems, controllers, Connect, properties, admin commands, discovery, events.
 //!   One per node, on one core, off the I/O path.
 //!

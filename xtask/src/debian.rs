@@ -54,10 +54,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 fn install(options: &[String], packages: &[&str]) -> Result<()> {
-    apt_get(&["install", "-qq", "-y", "--no-install-recommends"])
-        .args(options)
-        .args(packages)
-        .run()
+    apt_get(&["install", "-qq", "-y", "--no-install-recommends"]).args(options).args(packages).run()
 }
 
 fn apt_get(arguments: &[&str]) -> Program {
@@ -73,9 +70,8 @@ fn backports_sources() -> Result<Vec<String>> {
     fs::create_dir_all(&parts)?;
     fs::create_dir_all(lists.join("partial"))?;
     let mirror = mirror()?;
-    let line = |suite: &str| {
-        format!("deb [signed-by={}] {mirror} {suite} main\n", keyring().display())
-    };
+    let line =
+        |suite: &str| format!("deb [signed-by={}] {mirror} {suite} main\n", keyring().display());
     let text = format!("{}{}", line(&release), line(&format!("{release}-backports")));
     fs::write(parts.join("backports.list"), text)?;
     let options = [

@@ -26,7 +26,8 @@ const INPUT_BYTES_MAX: u32 = 4096;
 /// Fuzzes one target, or each in turn, for `seconds`.
 pub(crate) fn fuzz(root: &Path, seconds: u32, target: Option<&str>) -> Result<()> {
     let all = targets(root)?;
-    let chosen: Vec<&String> = all.iter().filter(|name| target.is_none_or(|t| t == *name)).collect();
+    let chosen: Vec<&String> =
+        all.iter().filter(|name| target.is_none_or(|t| t == *name)).collect();
     if chosen.is_empty() {
         bail!("no such target; there are: {}", all.join(", "));
     }

@@ -8,11 +8,8 @@ use crate::tally::Tally;
 use crate::{debian, process, test};
 
 /// What `hw-tests` calls, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("mmdebstrap", "mmdebstrap"),
-    ("tshark", "tshark"),
-];
+const PROGRAMS: [(&str, &str); 3] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("mmdebstrap", "mmdebstrap"), ("tshark", "tshark")];
 
 /// Runs them and counts. Where the machine cannot hold them they are skipped, with the reason.
 pub(crate) fn test(root: &Path) -> Result<Tally> {

@@ -86,9 +86,9 @@ fn plain(line: &str) -> Option<Tally> {
 
 /// The number that stands right before `word`.
 fn before(line: &str, word: &str) -> Option<u64> {
-    let at = line.match_indices(word).find(|(at, _)| {
-        line[..*at].trim_end().ends_with(|c: char| c.is_ascii_digit())
-    })?;
+    let at = line
+        .match_indices(word)
+        .find(|(at, _)| line[..*at].trim_end().ends_with(|c: char| c.is_ascii_digit()))?;
     let head = line[..at.0].trim_end();
     let digits = head.rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
     head[digits..].parse().ok()
@@ -122,7 +122,10 @@ mod tests {
 
     #[test]
     fn the_plain_line_counts_and_reasons_are_kept() {
-        let lines = ["SKIP fused: the driver never sends it".to_owned(), "2 passed, 0 failed, 1 skipped".to_owned()];
+        let lines = [
+            "SKIP fused: the driver never sends it".to_owned(),
+            "2 passed, 0 failed, 1 skipped".to_owned(),
+        ];
         let tally = Tally::from_lines(&lines);
         assert_eq!((tally.passed, tally.skipped), (2, 1));
         assert_eq!(tally.reasons, ["fused: the driver never sends it"]);

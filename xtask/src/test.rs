@@ -22,11 +22,8 @@ struct Group {
 pub(crate) fn test(root: &Path, fast: bool) -> Result<()> {
     debian::need(&TEST_PROGRAMS)?;
     let mut groups = vec![workspace()?, documentation()?, simulator()?];
-    let tally = if fast {
-        Tally::skip("machines: left out by --fast")
-    } else {
-        machines::test(root)?
-    };
+    let tally =
+        if fast { Tally::skip("machines: left out by --fast") } else { machines::test(root)? };
     groups.push(Group { name: "machines", tally });
     report(&groups)
 }

@@ -2,8 +2,8 @@
 //! (NVMe TCP Transport 1.1, section 3.3.1), of iSCSI (RFC 7143, section 13.1), and of every 4 KiB
 //! block that the store keeps.
 //!
-//! A block's checksum is computed once, where its bytes enter; digests of longer runs are *combined*
-//! from block checksums without touching the bytes again.
+//! A block's checksum is computed once, where its bytes enter; digests of longer runs are
+//! *combined* from block checksums without touching the bytes again.
 
 /// Bytes in one checksummed block.
 pub const BLOCK: usize = 4096;

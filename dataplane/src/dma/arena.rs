@@ -29,8 +29,8 @@ pub(super) struct Inner {
     returns: Box<[ArrayQueue<Root>]>,
 }
 
-// SAFETY: the pointers are to mappings that live as long as the process; pages and cells are reached
-// only through `Buf` and `Slice`, whose ownership rules exclude races.
+// SAFETY: the pointers are to mappings that live as long as the process; pages and cells are
+// reached only through `Buf` and `Slice`, whose ownership rules exclude races.
 unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}

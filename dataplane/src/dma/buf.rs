@@ -23,7 +23,8 @@ pub struct Buf {
 unsafe impl Send for Buf {}
 
 impl Buf {
-    /// A new owner of `pages` pages from `first_page`, for which `root` already counts one reference.
+    /// A new owner of `pages` pages from `first_page`, for which `root` already counts one
+    /// reference.
     pub(super) fn new(arena: &'static Inner, root: Root, pages: u32, len: u32) -> Self {
         assert!(len as usize <= pages as usize * PAGE);
         Self { arena, root, first_page: root.page, pages, len }
@@ -42,8 +43,8 @@ impl Buf {
         self.len = len as u32;
     }
 
-    /// Splits off everything from byte `at`, a multiple of [`PAGE`] below `len`, into a buffer of its
-    /// own; both share one allocation, which is freed with the last of them.
+    /// Splits off everything from byte `at`, a multiple of [`PAGE`] below `len`, into a buffer of
+    /// its own; both share one allocation, which is freed with the last of them.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
         assert!(
@@ -118,8 +119,8 @@ impl Buf {
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the pages are ours alone, mapped for the life of the process, and initialised (the
-        // mapping is made zeroed).
+        // SAFETY: the pages are ours alone, mapped for the life of the process, and initialised
+        // (the mapping is made zeroed).
         unsafe {
             std::slice::from_raw_parts(self.arena.page_ptr(self.first_page).as_ptr(), self.len())
         }

@@ -71,7 +71,8 @@ pub enum Request {
         /// What replaces it; checksum cells as in `Write`.
         data: Slice,
     },
-    /// Whole blocks are unmapped, parts of blocks overwritten with zeroes: the extent reads as zero.
+    /// Whole blocks are unmapped, parts of blocks overwritten with zeroes: the extent reads as
+    /// zero.
     Zero {
         /// What to zero.
         extent: Extent,

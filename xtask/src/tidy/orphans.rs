@@ -37,13 +37,15 @@ fn is_root(packages: &[&str], path: &str) -> bool {
     let package = packages.iter().filter(|package| path.starts_with(**package));
     let Some(package) = package.max_by_key(|package| package.len()) else { return false };
     let parts: Vec<&str> = path[package.len()..].split('/').collect();
-    match parts.as_slice() {
-        ["build.rs"] | ["src", "lib.rs" | "main.rs"] | ["src", "bin", _] => true,
-        ["src", "bin", _, "main.rs"] => true,
-        ["tests" | "benches" | "examples" | "fuzz_targets", _] => true,
-        ["tests" | "benches" | "examples", _, "main.rs"] => true,
-        _ => false,
-    }
+    matches!(
+        parts.as_slice(),
+        ["build.rs"]
+            | ["src", "lib.rs" | "main.rs"]
+            | ["src", "bin", _]
+            | ["src", "bin", _, "main.rs"]
+            | ["tests" | "benches" | "examples" | "fuzz_targets", _]
+            | ["tests" | "benches" | "examples", _, "main.rs"]
+    )
 }
 
 /// The files that the `mod` and `include!` lines of this one may mean.
@@ -93,7 +95,8 @@ mod tests {
     use super::*;
 
     fn orphans(files: &[(&str, &str)]) -> Vec<String> {
-        let file = |(path, text): &(&str, &str)| File { path: (*path).into(), text: (*text).into() };
+        let file =
+            |(path, text): &(&str, &str)| File { path: (*path).into(), text: (*text).into() };
         let files: Vec<File> = files.iter().map(file).collect();
         let mut findings = Findings::default();
         check(&files, &mut findings);
