@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod crc32c;
+pub mod disk;
 pub mod nvme;
 pub mod nvme_tcp;

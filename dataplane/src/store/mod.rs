@@ -4,6 +4,17 @@
 //! [`Completion`]s. A completed write is durable; every byte that a read returns has matched the
 //! checksum that was journaled with it.
 
+mod options;
+mod report;
+mod shard;
+
+pub use options::{FormatOptions, Mode, OpenOptions};
+pub use report::{
+    CheckOptions, CheckReport, Counters, Event, Finding, FormatError, Formatted, MountError, Probe,
+    Progress, Space,
+};
+pub use shard::{Mounting, Shard, check, format, probe};
+
 use crate::dma::{Buf, Slice};
 
 /// Bytes of a volume's address space in one chunk.
