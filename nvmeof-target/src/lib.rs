@@ -13,4 +13,5 @@
 #![forbid(unsafe_code)]
 
 pub mod io;
+pub mod limits;
 pub mod seam;

@@ -7,5 +7,6 @@
 
 pub mod crc32c;
 pub mod disk;
+pub mod fabrics;
 pub mod nvme;
 pub mod nvme_tcp;

@@ -4,4 +4,7 @@
 //! Specification 1.0 ("NVM").
 
 pub mod command;
+pub mod feature;
+pub mod identify;
+pub mod log;
 pub mod status;
