@@ -4,8 +4,10 @@
 //! takes a lock, allocates, or crosses a core without need. Time, randomness, disks and network
 //! come from the core that runs the code, so that the simulator runs what ships.
 
+pub mod core;
 pub mod disk;
 pub mod dma;
 pub mod net;
 pub mod node;
 pub mod store;
+pub mod uring;

@@ -4,6 +4,10 @@
 //! operation and come back with its completion, so that no memory that a device may write is ever
 //! borrowed by anybody else.
 
+pub mod conformance;
+pub mod kernel;
+pub mod ram;
+
 use crate::dma::{Buf, Slice};
 
 /// What identifies an operation to its submitter; returned unchanged.

@@ -118,7 +118,7 @@ impl Arena {
     }
 }
 
-fn map(bytes: usize) -> Result<NonNull<u8>, ArenaError> {
+pub(super) fn map(bytes: usize) -> Result<NonNull<u8>, ArenaError> {
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
     // SAFETY: a new anonymous mapping at an address of the kernel's choice.
     let mapped = unsafe {

@@ -9,9 +9,11 @@
 
 mod arena;
 mod buf;
+mod region;
 
 pub use arena::{Arena, ArenaError, Pool};
 pub use buf::{Buf, Slice};
+pub use region::Region;
 
 /// Bytes in a page: the unit of allocation, of alignment, and of checksums.
 pub const PAGE: usize = 4096;

@@ -1,0 +1,1 @@
+//! What a core runs on: mailboxes between cores, and timers.

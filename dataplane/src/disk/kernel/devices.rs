@@ -1,0 +1,85 @@
+//! The block devices of this machine, for people to choose from.
+
+use super::probe::{attribute, mount_point, number};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A block device, as `basalt disk list` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceEntry {
+    /// Path in `/dev`.
+    pub path: PathBuf,
+    /// Capacity in bytes.
+    pub size: u64,
+    /// As the device says.
+    pub model: Option<String>,
+    /// As the device says.
+    pub serial: Option<String>,
+    /// Whether the medium turns.
+    pub rotational: bool,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// What uses it: a mount point, a device above it, swap; of the device or a partition of it.
+    pub used_by: Option<String>,
+}
+
+/// All whole block devices that have a capacity, by name.
+///
+/// # Errors
+/// If sysfs cannot be read.
+pub fn list_devices() -> io::Result<Vec<DeviceEntry>> {
+    let mut entries: Vec<DeviceEntry> = fs::read_dir("/sys/block")?
+        .filter_map(Result::ok)
+        .filter_map(|entry| device(&entry.file_name().to_string_lossy(), &entry.path()))
+        .collect();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+fn device(name: &str, directory: &Path) -> Option<DeviceEntry> {
+    let sectors: u64 = number(directory, "size").filter(|&sectors| sectors > 0)?;
+    let below = directory.join("device");
+    Some(DeviceEntry {
+        path: device_path(name),
+        size: sectors * 512,
+        model: attribute(&below, "model"),
+        serial: attribute(directory, "serial")
+            .or_else(|| attribute(&below, "serial"))
+            .or_else(|| attribute(directory, "wwid")),
+        rotational: number::<u32>(&directory.join("queue"), "rotational") == Some(1),
+        read_only: number::<u32>(directory, "ro") == Some(1),
+        used_by: used_by(directory)
+            .or_else(|| partitions(name, directory).find_map(|p| used_by(&p))),
+    })
+}
+
+/// The name in sysfs has `!` where the path has `/`.
+fn device_path(name: &str) -> PathBuf {
+    Path::new("/dev").join(name.replace('!', "/"))
+}
+
+fn partitions(name: &str, directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let prefix = name.to_owned();
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(move |entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .filter(|path| path.join("partition").exists())
+}
+
+fn used_by(directory: &Path) -> Option<String> {
+    let holder = fs::read_dir(directory.join("holders")).ok()?.find_map(Result::ok);
+    if let Some(holder) = holder {
+        return Some(holder.file_name().to_string_lossy().into_owned());
+    }
+    let name = directory.file_name()?.to_string_lossy();
+    let path = device_path(&name);
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if swaps.lines().any(|line| line.split_whitespace().next().map(Path::new) == Some(&path)) {
+        return Some("swap".to_owned());
+    }
+    mount_point(&attribute(directory, "dev")?)
+}

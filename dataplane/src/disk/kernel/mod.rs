@@ -1,0 +1,164 @@
+//! Disks that the kernel drives: block devices and regular files, by io_uring and `O_DIRECT`.
+//!
+//! A file is opened, locked and examined once ([`KernelFile`], which may be made on any thread),
+//! then attached to the ring of each core that drives it or a part of it ([`KernelDisk`]).
+//! Operations start with the ring's next turn; [`Disk::poll`] makes no system call.
+//!
+//! What it does not do: buffered I/O, polling of the device by the kernel (`IOPOLL` needs a ring
+//! without sockets), NVMe passthrough.
+
+mod devices;
+mod open;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+pub use devices::{DeviceEntry, list_devices};
+pub use open::{Allocation, KernelFile, KernelOptions, OpenError, create_file};
+
+use super::{Completion, Disk, Error, Info, Op, Tag};
+use crate::uring::{FileDone, FileQueue, Ring};
+use std::io;
+use std::path::Path;
+
+/// A file or block device, or a part of one, on the ring of one core.
+pub struct KernelDisk {
+    info: Info,
+    file: FileQueue,
+    /// Ended without reaching the kernel, for the device has failed.
+    refused: Vec<Completion>,
+    has_failed: bool,
+}
+
+impl KernelDisk {
+    /// Opens a disk for one core alone.
+    ///
+    /// # Errors
+    /// As [`KernelFile::open`].
+    pub fn open(ring: &Ring, path: &Path, options: &KernelOptions) -> Result<Self, OpenError> {
+        Ok(KernelFile::open(path, options)?.attach(ring))
+    }
+
+    fn new(info: Info, file: FileQueue) -> Self {
+        let refused = Vec::with_capacity(info.queue_depth);
+        Self { info, file, refused, has_failed: false }
+    }
+
+    fn check(&self, op: &Op) {
+        let (offset, len) = match op {
+            Op::Read { offset, buf } => (*offset, buf.len() as u64),
+            Op::Write { offset, data, .. } => (*offset, data.len() as u64),
+            Op::Flush => return,
+            Op::Deallocate { offset, len } | Op::WriteZeroes { offset, len } => (*offset, *len),
+        };
+        let block = u64::from(self.info.block_size);
+        assert!(
+            len > 0 && offset.is_multiple_of(block) && len.is_multiple_of(block),
+            "{offset}+{len} in blocks of {block}"
+        );
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.info.capacity), "{offset}+{len} on the disk");
+    }
+
+    fn finish(&mut self, done: FileDone) -> Completion {
+        let FileDone { tag, op, result } = done;
+        let result = result.map_err(|error| match op {
+            Op::Read { .. } => read_error(&error),
+            _ => write_error(&error),
+        });
+        self.has_failed |= matches!(result, Err(Error::Failed | Error::Removed));
+        Completion { tag, op, result }
+    }
+}
+
+impl Disk for KernelDisk {
+    fn info(&self) -> &Info {
+        &self.info
+    }
+
+    fn submit(&mut self, tag: Tag, op: Op) {
+        self.check(&op);
+        assert!(self.in_flight() < self.info.queue_depth, "no more than the queue is deep");
+        // What is on the medium can still be read, if it can.
+        if self.has_failed && !matches!(op, Op::Read { .. }) {
+            self.refused.push(Completion { tag, op, result: Err(Error::Failed) });
+        } else {
+            self.file.submit(tag, op);
+        }
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) {
+        while done.len() < done.capacity() {
+            let ended = self.refused.pop().or_else(|| {
+                let ended = self.file.next()?;
+                Some(self.finish(ended))
+            });
+            let Some(ended) = ended else { return };
+            done.push(ended);
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.file.in_flight() + self.refused.len()
+    }
+}
+
+/// A kernel disk with a ring of its own, turned by [`Disk::poll`]: for tools and tests, which have
+/// no reactor.
+pub struct SelfDriven {
+    disk: KernelDisk,
+    ring: Ring,
+}
+
+impl SelfDriven {
+    /// Attaches a file to a ring of its own.
+    #[must_use]
+    pub fn new(file: &KernelFile, ring: Ring) -> Self {
+        Self { disk: file.attach(&ring), ring }
+    }
+}
+
+impl Disk for SelfDriven {
+    fn info(&self) -> &Info {
+        self.disk.info()
+    }
+
+    fn submit(&mut self, tag: Tag, op: Op) {
+        self.disk.submit(tag, op);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) {
+        self.ring.turn();
+        self.disk.poll(done);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.disk.in_flight()
+    }
+}
+
+fn read_error(error: &io::Error) -> Error {
+    match error.raw_os_error() {
+        // Read past the end of a file that somebody shortened: these blocks are gone.
+        None => Error::Media,
+        Some(
+            libc::EIO
+            | libc::ENODATA
+            | libc::EILSEQ
+            | libc::EREMOTEIO
+            | libc::EBADMSG
+            | libc::EUCLEAN,
+        ) => Error::Media,
+        Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => Error::Removed,
+        Some(_) => Error::Failed,
+    }
+}
+
+fn write_error(error: &io::Error) -> Error {
+    match error.raw_os_error() {
+        None if error.kind() == io::ErrorKind::Unsupported => Error::Unsupported,
+        Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Error::NoSpace,
+        Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => Error::Removed,
+        Some(_) | None => Error::Failed,
+    }
+}

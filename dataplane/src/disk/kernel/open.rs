@@ -1,0 +1,350 @@
+//! Opening, locking and examining a file or block device.
+
+use super::KernelDisk;
+use super::probe::{DeviceFacts, mount_point};
+use crate::disk::Info;
+use crate::uring::{FileModes, FileQueue, Ring};
+use rustix::fs::{
+    AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat,
+    StatxFlags, fallocate, flock, fstat, major, minor, statx,
+};
+use rustix::io::Errno;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest transfer in bytes: a buffer of the arena is never larger.
+const TRANSFER_MAX: usize = 2 << 20;
+
+/// Smallest and largest unit of transfer that we work with.
+const BLOCK_MIN: u32 = 512;
+const BLOCK_MAX: u32 = 4096;
+
+/// Most operations that [`KernelOptions::queue_depth`] may ask for.
+const QUEUE_DEPTH_MAX: usize = 4096;
+
+const DEALLOCATE: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE.union(FallocateFlags::KEEP_SIZE);
+
+/// How to drive a kernel disk, and what the operator knows better than the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelOptions {
+    /// Operations in flight, 1 to 4096.
+    pub queue_depth: usize,
+    /// Declares [`Info::atomic_write`].
+    pub atomic_write: Option<u32>,
+    /// Declares [`Info::volatile_cache`]: `false` only for a device whose cache survives power cuts.
+    pub volatile_cache: Option<bool>,
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        Self { queue_depth: 256, atomic_write: None, volatile_cache: None }
+    }
+}
+
+/// Why a disk was not opened or made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is nothing at this path.
+    #[error("{}: no such file or device; make a file with `basalt disk format --size`", .0.display())]
+    NotFound(PathBuf),
+    /// Permission refused.
+    #[error("{}: permission denied; run as root, or as a member of the owning group", .0.display())]
+    Permission(PathBuf),
+    /// A file system on the device is mounted.
+    #[error("{}: mounted at {at}; unmount it, or choose another disk", path.display())]
+    Mounted {
+        /// The device.
+        path: PathBuf,
+        /// Where.
+        at: String,
+    },
+    /// Another process, or RAID, LVM or swap, has it.
+    #[error("{}: in use by another process, or by RAID, LVM or swap", .0.display())]
+    Busy(PathBuf),
+    /// Neither a regular file nor a block device.
+    #[error("{}: neither a regular file nor a block device", .0.display())]
+    NotADisk(PathBuf),
+    /// The file system buffers everything.
+    #[error("{}: the file system has no direct I/O; use one that has (ext4, xfs)", .0.display())]
+    NoDirectIo(PathBuf),
+    /// Its unit of transfer is none that we work with.
+    #[error("{}: transfers in units of {unit} bytes; 512 to 4096 are supported", path.display())]
+    BlockSize {
+        /// The device or file.
+        path: PathBuf,
+        /// As the kernel says.
+        unit: u32,
+    },
+    /// Not even one block.
+    #[error("{}: empty; give it a size first", .0.display())]
+    Empty(PathBuf),
+    /// A file that was to be made is there.
+    #[error("{}: exists already", .0.display())]
+    Exists(PathBuf),
+    /// No room for a file that was to be made.
+    #[error("{}: the file system has no room for {size} bytes", path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        size: u64,
+    },
+    /// Anything else.
+    #[error("{}: {source}", path.display())]
+    Other {
+        /// The device or file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// A file or block device, open, locked, examined, on no ring yet. Clones and parts share the lock,
+/// which goes with the last of them.
+#[derive(Debug, Clone)]
+pub struct KernelFile {
+    fd: Arc<OwnedFd>,
+    info: Info,
+    modes: FileModes,
+    /// Where our part starts.
+    base: u64,
+}
+
+impl KernelFile {
+    /// Opens for reading and writing, and takes the lock.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what the operator can do.
+    pub fn open(path: &Path, options: &KernelOptions) -> Result<Self, OpenError> {
+        assert!((1..=QUEUE_DEPTH_MAX).contains(&options.queue_depth));
+        let explain = |error| explain(path, error);
+        let stat = rustix::fs::stat(path).map_err(explain)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let exclusive = match kind {
+            FileType::BlockDevice => OFlags::EXCL,
+            FileType::RegularFile => OFlags::empty(),
+            _ => return Err(OpenError::NotADisk(path.to_owned())),
+        };
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::DIRECT | exclusive;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+            Errno::INVAL => OpenError::NoDirectIo(path.to_owned()),
+            error => explain(error),
+        })?;
+        lock(path, &fd)?;
+        let stat = fstat(&fd).map_err(explain)?;
+        let is_device = kind == FileType::BlockDevice;
+        let (info, modes) = if is_device {
+            examine_device(path, &fd, &stat, options)?
+        } else {
+            examine_file(path, &fd, &stat, options)?
+        };
+        if info.capacity == 0 {
+            return Err(OpenError::Empty(path.to_owned()));
+        }
+        Ok(Self { fd: Arc::new(fd), info, modes, base: 0 })
+    }
+
+    /// What the disk is.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// A part of it, as a disk of its own: a range of bytes in whole blocks. Parts that are driven
+    /// at the same time must not overlap.
+    #[must_use]
+    pub fn part(&self, range: Range<u64>) -> Self {
+        let block = u64::from(self.info.block_size);
+        assert!(range.start < range.end && range.end <= self.info.capacity);
+        assert!(range.start.is_multiple_of(block) && range.end.is_multiple_of(block));
+        let mut part = self.clone();
+        part.base += range.start;
+        part.info.capacity = range.end - range.start;
+        part
+    }
+
+    /// Attaches the disk to the ring of the calling core.
+    #[must_use]
+    pub fn attach(&self, ring: &Ring) -> KernelDisk {
+        let depth = self.info.queue_depth;
+        let queue = FileQueue::new(ring, Arc::clone(&self.fd), self.base, self.modes, depth);
+        KernelDisk::new(self.info.clone(), queue)
+    }
+}
+
+/// How a new file gets its space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allocation {
+    /// As it is written: quick to make, slower to write first, may run out of space later.
+    Sparse,
+    /// Reserved: quick to make, cannot run out of space, slower to write first.
+    Reserved,
+    /// Written with zeroes: takes as long as writing all of it, then as fast as the disk.
+    Written,
+}
+
+/// Makes a file of `size` bytes, a multiple of 4096, for use as a disk. `progress` is told how many
+/// bytes are done. What was made is removed on failure.
+///
+/// # Errors
+/// [`OpenError::Exists`], [`OpenError::NoSpace`], and what the kernel says.
+pub fn create_file(
+    path: &Path,
+    size: u64,
+    allocation: Allocation,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), OpenError> {
+    assert!(size > 0 && size.is_multiple_of(4096), "{size} bytes");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+    let fd = rustix::fs::open(path, flags, mode).map_err(|error| match error {
+        Errno::EXIST => OpenError::Exists(path.to_owned()),
+        error => explain(path, error),
+    })?;
+    let made = fill_file(&fd, size, allocation, progress);
+    made.map_err(|error| {
+        let _ = rustix::fs::unlink(path);
+        match error {
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
+                OpenError::NoSpace { path: path.to_owned(), size }
+            }
+            error => explain(path, error),
+        }
+    })
+}
+
+fn fill_file(
+    fd: &OwnedFd,
+    size: u64,
+    allocation: Allocation,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), Errno> {
+    const CHUNK: u64 = 4 << 20;
+    match allocation {
+        Allocation::Sparse => rustix::fs::ftruncate(fd, size)?,
+        Allocation::Reserved => fallocate(fd, FallocateFlags::empty(), 0, size)?,
+        Allocation::Written => {
+            fallocate(fd, FallocateFlags::empty(), 0, size)?;
+            let zeroes = vec![0; CHUNK as usize];
+            let mut done = 0;
+            while done < size {
+                let len = CHUNK.min(size - done) as usize;
+                done += rustix::io::pwrite(fd, &zeroes[..len], done)? as u64;
+                progress(done);
+            }
+        }
+    }
+    rustix::fs::fsync(fd)?;
+    progress(size);
+    Ok(())
+}
+
+fn lock(path: &Path, fd: &OwnedFd) -> Result<(), OpenError> {
+    flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        Errno::WOULDBLOCK => OpenError::Busy(path.to_owned()),
+        error => explain(path, error),
+    })
+}
+
+/// Rules for a device: everything as the kernel says. A block that the medium writes as one is
+/// written whole or not at all when the power goes: true of every medium that we know to report
+/// 4096-byte physical blocks, but a promise of none; the operator may declare otherwise.
+fn examine_device(
+    path: &Path,
+    fd: &OwnedFd,
+    stat: &Stat,
+    options: &KernelOptions,
+) -> Result<(Info, FileModes), OpenError> {
+    let explain = |error| explain(path, error);
+    let block_size = rustix::fs::ioctl_blksszget(fd).map_err(explain)?;
+    let physical = rustix::fs::ioctl_blkpbszget(fd).map_err(explain)?;
+    let size = rustix::fs::seek(fd, SeekFrom::End(0)).map_err(explain)?;
+    let facts = DeviceFacts { physical_block: physical, ..DeviceFacts::of(stat.st_rdev) };
+    let info = info(path, block_size, size, facts, options)?;
+    let deallocate: &[_] = if facts.deallocate { &[DEALLOCATE] } else { &[] };
+    Ok((info, FileModes { deallocate, write_zeroes: &[ZERO] }))
+}
+
+/// Rules for a file: the unit of transfer is what direct I/O needs. The file system's own records
+/// (a hole filled, a reserved block written first) are durable only after a flush, so the cache
+/// counts as volatile whatever the device says. A block is written in place, as on the device below.
+fn examine_file(
+    path: &Path,
+    fd: &OwnedFd,
+    stat: &Stat,
+    options: &KernelOptions,
+) -> Result<(Info, FileModes), OpenError> {
+    let unit = direct_io_unit(path, fd)?;
+    let below = DeviceFacts::of(stat.st_dev);
+    let facts = DeviceFacts {
+        volatile_cache: true,
+        fua: below.fua || !below.volatile_cache,
+        deallocate: true,
+        ..below
+    };
+    let info = info(path, unit, stat.st_size as u64, facts, options)?;
+    let modes = FileModes { deallocate: &[DEALLOCATE], write_zeroes: &[ZERO, DEALLOCATE] };
+    Ok((info, modes))
+}
+
+/// Smallest unit of direct I/O on a file: 4096 where the file system does not say.
+fn direct_io_unit(path: &Path, fd: &OwnedFd) -> Result<u32, OpenError> {
+    let asked = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+    match asked {
+        Ok(facts) if facts.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
+            match facts.stx_dio_offset_align.max(facts.stx_dio_mem_align) {
+                0 => Err(OpenError::NoDirectIo(path.to_owned())),
+                unit => Ok(unit),
+            }
+        }
+        Ok(_) | Err(Errno::NOSYS) => Ok(BLOCK_MAX),
+        Err(error) => Err(explain(path, error)),
+    }
+}
+
+fn info(
+    path: &Path,
+    unit: u32,
+    size: u64,
+    facts: DeviceFacts,
+    options: &KernelOptions,
+) -> Result<Info, OpenError> {
+    if !unit.is_power_of_two() || unit > BLOCK_MAX {
+        return Err(OpenError::BlockSize { path: path.to_owned(), unit });
+    }
+    let block_size = unit.max(BLOCK_MIN);
+    let usual_atomic = if facts.physical_block == 4096 { 4096 } else { 0 };
+    Ok(Info {
+        name: path.display().to_string(),
+        capacity: size - size % u64::from(block_size),
+        block_size,
+        atomic_write: options.atomic_write.unwrap_or(usual_atomic),
+        volatile_cache: options.volatile_cache.unwrap_or(facts.volatile_cache),
+        fua: facts.fua,
+        deallocate: facts.deallocate,
+        rotational: facts.rotational,
+        queue_depth: options.queue_depth,
+        transfer_max: TRANSFER_MAX,
+    })
+}
+
+fn explain(path: &Path, error: Errno) -> OpenError {
+    let owned = path.to_owned();
+    match error {
+        Errno::NOENT | Errno::NOTDIR | Errno::NXIO | Errno::NODEV => OpenError::NotFound(owned),
+        Errno::ACCESS | Errno::PERM => OpenError::Permission(owned),
+        Errno::BUSY => match mounted_at(path) {
+            Some(at) => OpenError::Mounted { path: owned, at },
+            None => OpenError::Busy(owned),
+        },
+        error => OpenError::Other { path: owned, source: error.into() },
+    }
+}
+
+fn mounted_at(path: &Path) -> Option<String> {
+    let device = rustix::fs::statat(CWD, path, AtFlags::empty()).ok()?.st_rdev;
+    mount_point(&format!("{}:{}", major(device), minor(device)))
+}

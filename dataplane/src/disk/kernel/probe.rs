@@ -1,0 +1,75 @@
+//! What sysfs says about block devices.
+
+use rustix::fs::{Dev, major, minor};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The facts about a block device that matter to us. Unknown ones are as bad as they may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DeviceFacts {
+    /// Bytes that the medium writes as one; 0 where unknown.
+    pub(super) physical_block: u32,
+    pub(super) volatile_cache: bool,
+    pub(super) fua: bool,
+    pub(super) deallocate: bool,
+    pub(super) rotational: bool,
+}
+
+impl DeviceFacts {
+    const UNKNOWN: Self = Self {
+        physical_block: 0,
+        volatile_cache: true,
+        fua: false,
+        deallocate: false,
+        rotational: false,
+    };
+
+    /// Of the device with this number, or of the disk that it is a partition of.
+    pub(super) fn of(device: Dev) -> Self {
+        let directory = device_directory(device);
+        let queue = [directory.join("queue"), directory.join("../queue")];
+        queue.iter().find(|queue| queue.is_dir()).map_or(Self::UNKNOWN, |queue| Self::read(queue))
+    }
+
+    fn read(queue: &Path) -> Self {
+        let cache = attribute(queue, "write_cache").unwrap_or_default();
+        Self {
+            physical_block: number(queue, "physical_block_size").unwrap_or(0),
+            volatile_cache: cache != "write through",
+            fua: number::<u32>(queue, "fua") == Some(1),
+            // The kernel discards a range that must read as zero afterwards only where the device
+            // can unmap and write zeroes.
+            deallocate: number::<u64>(queue, "discard_max_bytes").unwrap_or(0) > 0
+                && number::<u64>(queue, "write_zeroes_max_bytes").unwrap_or(0) > 0,
+            rotational: number::<u32>(queue, "rotational") == Some(1),
+        }
+    }
+}
+
+/// The directory of a device in sysfs; need not exist (tmpfs, btrfs, overlay have no device).
+pub(super) fn device_directory(device: Dev) -> PathBuf {
+    let path = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
+    fs::canonicalize(&path).unwrap_or(path)
+}
+
+/// A file of sysfs without its end of line; `None` if it is empty or not there.
+pub(super) fn attribute(directory: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(directory.join(name)).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// As [`attribute`], a number.
+pub(super) fn number<N: FromStr>(directory: &Path, name: &str) -> Option<N> {
+    attribute(directory, name)?.parse().ok()
+}
+
+/// Where a device, given as `major:minor`, is mounted.
+pub(super) fn mount_point(device: &str) -> Option<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        (fields.nth(2) == Some(device)).then(|| fields.nth(1).map(str::to_owned))?
+    })
+}

@@ -1,0 +1,165 @@
+//! One connected socket: what it receives into and sends from, where the kernel finds it.
+
+use crate::net::{Rx, Tx, TxPart};
+use io_uring::opcode;
+use io_uring::squeue::Entry;
+use io_uring::types::Fd;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Most pieces that one system call takes (`UIO_MAXIOV`).
+const PIECES_MAX: usize = 1024;
+
+/// Pieces for which a connection has room from the start.
+const PIECES_USUAL: usize = 64;
+
+/// `IORING_RECVSEND_POLL_FIRST`: wait for data before the first try.
+const POLL_FIRST: u16 = 1;
+
+/// A place for one connection after another. Boxed, so that the kernel finds its headers in place.
+pub(super) struct Slot {
+    /// Distinguishes the connections that this place has had.
+    pub(super) generation: u32,
+    pub(super) connection: Option<Connection>,
+    receive_header: libc::msghdr,
+    receive_pieces: [libc::iovec; 2],
+    send_header: libc::msghdr,
+    send_pieces: Vec<libc::iovec>,
+}
+
+pub(super) struct Connection {
+    pub(super) fd: OwnedFd,
+    pub(super) rx: Option<Rx>,
+    pub(super) tx: Option<Sending>,
+    /// The last receive took all that had arrived.
+    pub(super) drained: bool,
+}
+
+/// A send in progress.
+pub(super) struct Sending {
+    pub(super) tx: Tx,
+    /// First part that has not gone whole, and how many of its bytes have.
+    part: usize,
+    skip: usize,
+}
+
+impl Slot {
+    pub(super) fn new() -> Box<Self> {
+        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Box::new(Self {
+            generation: 0,
+            connection: None,
+            receive_header: empty_header(),
+            receive_pieces: [none; 2],
+            send_header: empty_header(),
+            send_pieces: Vec::with_capacity(PIECES_USUAL),
+        })
+    }
+
+    /// The operation that fills the buffers of [`Connection::rx`].
+    pub(super) fn receive_entry(&mut self) -> Entry {
+        let connection = self.connection.as_mut().expect("a receive is on a connection");
+        let fd = Fd(connection.fd.as_raw_fd());
+        let rx = connection.rx.as_mut().expect("a receive has its buffers");
+        let ioprio = if connection.drained { POLL_FIRST } else { 0 };
+        let (staging, staging_len) = (rx.staging.as_device_ptr().as_ptr(), rx.staging.len());
+        let Some((buf, range)) = rx.landing.as_mut().filter(|(_, range)| !range.is_empty()) else {
+            return opcode::Recv::new(fd, staging, staging_len as u32).ioprio(ioprio).build();
+        };
+        assert!(range.end <= buf.len(), "the landing range is within its buffer");
+        let landing = buf.as_device_ptr().as_ptr().wrapping_add(range.start);
+        self.receive_pieces = [
+            libc::iovec { iov_base: landing.cast(), iov_len: range.len() },
+            libc::iovec { iov_base: staging.cast(), iov_len: staging_len },
+        ];
+        self.receive_header.msg_iov = self.receive_pieces.as_mut_ptr();
+        self.receive_header.msg_iovlen = self.receive_pieces.len() as _;
+        opcode::RecvMsg::new(fd, &raw mut self.receive_header).ioprio(ioprio).build()
+    }
+
+    /// The operation that sends what is left of [`Connection::tx`], or as much as one takes.
+    pub(super) fn send_entry(&mut self) -> Entry {
+        let connection = self.connection.as_ref().expect("a send is on a connection");
+        let fd = Fd(connection.fd.as_raw_fd());
+        let sending = connection.tx.as_ref().expect("a send has its data");
+        sending.gather(&mut self.send_pieces);
+        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+        if let [piece] = self.send_pieces[..] {
+            let (start, len) = (piece.iov_base.cast_const().cast(), piece.iov_len as u32);
+            return opcode::Send::new(fd, start, len).flags(flags as i32).build();
+        }
+        self.send_header.msg_iov = self.send_pieces.as_mut_ptr();
+        self.send_header.msg_iovlen = self.send_pieces.len() as _;
+        opcode::SendMsg::new(fd, &raw const self.send_header).flags(flags).build()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { fd, rx: None, tx: None, drained: false }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.rx.is_none() && self.tx.is_none()
+    }
+}
+
+impl Sending {
+    pub(super) fn new(tx: Tx) -> Self {
+        assert!(tx.parts.iter().any(|part| part_len(part) > 0), "a send has at least one byte");
+        Self { tx, part: 0, skip: 0 }
+    }
+
+    /// Accounts for bytes that have gone; true when all have.
+    pub(super) fn advance(&mut self, mut sent: usize) -> bool {
+        while let Some(part) = self.tx.parts.get(self.part) {
+            let left = part_len(part) - self.skip;
+            if sent < left {
+                self.skip += sent;
+                return false;
+            }
+            sent -= left;
+            self.skip = 0;
+            self.part += 1;
+        }
+        assert_eq!(sent, 0, "no more goes than was given");
+        true
+    }
+
+    /// Lists what has not gone, adjacent heads as one, as much as one system call takes.
+    fn gather(&self, pieces: &mut Vec<libc::iovec>) {
+        pieces.clear();
+        let mut skip = self.skip;
+        for part in &self.tx.parts[self.part..] {
+            let bytes = match part {
+                TxPart::Head(range) => &self.tx.heads[range.start as usize..range.end as usize],
+                TxPart::Data(data) => &data[..],
+            };
+            let bytes = &bytes[std::mem::take(&mut skip)..];
+            let start = bytes.as_ptr();
+            let is_full = pieces.len() == PIECES_MAX;
+            match pieces.last_mut() {
+                _ if bytes.is_empty() => {}
+                Some(last) if ends_at(last, start) => last.iov_len += bytes.len(),
+                _ if is_full => return,
+                _ => pieces
+                    .push(libc::iovec { iov_base: start.cast_mut().cast(), iov_len: bytes.len() }),
+            }
+        }
+    }
+}
+
+fn part_len(part: &TxPart) -> usize {
+    match part {
+        TxPart::Head(range) => range.len(),
+        TxPart::Data(data) => data.len(),
+    }
+}
+
+fn ends_at(piece: &libc::iovec, start: *const u8) -> bool {
+    piece.iov_base.cast_const().cast::<u8>().wrapping_add(piece.iov_len) == start
+}
+
+fn empty_header() -> libc::msghdr {
+    // SAFETY: a header of zeroes names nothing.
+    unsafe { std::mem::zeroed() }
+}
