@@ -137,19 +137,31 @@ pub trait Surroundings {
     /// [`crate::connection`] is polled again.
     fn alloc(&mut self, len: usize) -> Option<Self::Buf>;
 
+    /// As [`Surroundings::alloc`], for a buffer that is then held until the host has sent data for
+    /// it (R2T). Surroundings keep a part of their memory out of these, because a host's data can
+    /// stand in the stream behind commands that need buffers themselves.
+    fn alloc_for_host_data(&mut self, len: usize) -> Option<Self::Buf> {
+        self.alloc(len)
+    }
+
     /// Starts a request. Its completion is delivered later, never from within this call.
     fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Self::Buf>);
 }
 
 /// Where a connection puts what it sends. Everything given is sent in this order.
 pub trait TxSink<B> {
-    /// Whether one more PDU may be given.
+    /// Whether one more PDU may be given: one [`TxSink::data`] and at most
+    /// [`PDU_BYTES_COPIED_MAX`] in calls of [`TxSink::bytes`].
     fn has_room(&self) -> bool;
     /// Copies a few bytes: headers and digests.
     fn bytes(&mut self, bytes: &[u8]);
     /// Hands over a range of a buffer without a copy.
     fn data(&mut self, buf: B, range: Range<usize>);
 }
+
+/// Most bytes of one PDU that are given through [`TxSink::bytes`]: a header, its digest and padding,
+/// a page of copied data, its digest.
+pub const PDU_BYTES_COPIED_MAX: usize = 4096 + 256;
 
 /// Largest data transfer of one command in bytes (reported as MDTS).
 pub const TRANSFER_MAX: usize = 1 << 20;

@@ -12,6 +12,7 @@
 //! [`seam`] says what passes between the two, and [`io`] what both ask of their surroundings.
 #![forbid(unsafe_code)]
 
+pub mod connection;
 pub mod io;
 pub mod limits;
 pub mod seam;

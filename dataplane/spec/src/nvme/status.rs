@@ -163,6 +163,8 @@ impl Status {
     pub const INVALID_PROTECTION_INFORMATION: Self = Self::of(SPECIFIC, 0x81);
     /// 83h (NVM): a Copy or Dataset Management beyond MSRC, MSSRL, MCL, DMRL….
     pub const COMMAND_SIZE_LIMIT_EXCEEDED: Self = Self::of(SPECIFIC, 0x83);
+    /// 87h (NVM): source and destination overlap.
+    pub const OVERLAPPING_RANGE: Self = Self::of(SPECIFIC, 0x87);
     /// 85h (NVM): a Copy between namespaces of different format.
     pub const INCOMPATIBLE_NAMESPACE: Self = Self::of(SPECIFIC, 0x85);
 }

@@ -1,0 +1,263 @@
+//! Commands that take many block requests: Dataset Management and Copy. One request at a time, so
+//! that such a command takes no more of the store than a read or write.
+
+use super::Connection;
+use super::execute::status_of;
+use super::plan::{lookup, range_bytes};
+use super::slots::Kind;
+use crate::io::{BlockRequest, BlockResult, Buffer, Surroundings};
+use crate::seam::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, Namespace};
+use storage_spec::crc32c::{self, BLOCK};
+use storage_spec::nvme::command::{CopyRange, DsmRange};
+use storage_spec::nvme::status::Status;
+use zerocopy::FromBytes;
+
+/// Bytes copied at a time.
+const PIECE_MAX: u64 = 256 << 10;
+
+impl<B: Buffer> Connection<B> {
+    pub(super) fn start_dataset<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
+        if let Err(status) = self.check_dataset(slot) {
+            self.slots[slot].status = status.dnr();
+            self.respond(slot);
+            return;
+        }
+        self.slots[slot].progress.begun = true;
+        self.next_deallocation(slot, around);
+    }
+
+    /// All ranges are checked before the first is deallocated.
+    fn check_dataset(&self, slot: u16) -> Result<(), Status> {
+        let entry = &self.slots[slot];
+        let namespace = lookup(&self.namespaces, entry.namespace_id)?;
+        for range in 0..entry.progress.ranges {
+            let range = self.dataset_range(slot, range);
+            range_bytes(&namespace, range.lba.get(), u64::from(range.blocks.get()))?;
+        }
+        Ok(())
+    }
+
+    fn next_deallocation<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
+        loop {
+            let progress = self.slots[slot].progress;
+            if progress.range == progress.ranges {
+                self.respond(slot);
+                return;
+            }
+            let range = self.dataset_range(slot, progress.range);
+            let entry = &mut self.slots[slot];
+            entry.progress.range += 1;
+            if range.blocks.get() > 0 {
+                let offset = range.lba.get() << entry.block_shift;
+                let len = u64::from(range.blocks.get()) << entry.block_shift;
+                self.submit(slot, BlockRequest::Zero { offset, len }, around);
+                return;
+            }
+        }
+    }
+
+    fn dataset_range(&self, slot: u16, range: u16) -> DsmRange {
+        let entry = &self.slots[slot];
+        let bytes = entry.buf.as_ref().expect("the range list stays to the end").bytes();
+        let at = usize::from(range) * usize::from(entry.progress.stride);
+        DsmRange::read_from_bytes(&bytes[at..at + size_of::<DsmRange>()])
+            .expect("the length is that of the structure")
+    }
+
+    pub(super) fn start_copy<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
+        match self.check_copy(slot) {
+            Ok(destination) => {
+                let entry = &mut self.slots[slot];
+                entry.offset = destination;
+                entry.progress.begun = true;
+                self.copy_piece(slot, around);
+            }
+            Err((range, status)) => {
+                let entry = &mut self.slots[slot];
+                entry.result = u64::from(range);
+                entry.status = status.dnr();
+                self.respond(slot);
+            }
+        }
+    }
+
+    /// Offset of the destination, or the first range that is wrong. All ranges are checked before
+    /// the first is copied.
+    fn check_copy(&self, slot: u16) -> Result<u64, (u16, Status)> {
+        let entry = &self.slots[slot];
+        let namespace =
+            lookup(&self.namespaces, entry.namespace_id).map_err(|status| (0, status))?;
+        let mut blocks = 0;
+        for range in 0..entry.progress.ranges {
+            let len = u64::from(self.copy_range(slot, range).blocks_z.get()) + 1;
+            blocks += len;
+            if len > u64::from(COPY_RANGE_BLOCKS_MAX) || blocks > u64::from(COPY_BLOCKS_MAX) {
+                return Err((range, Status::COMMAND_SIZE_LIMIT_EXCEEDED));
+            }
+        }
+        let (destination, total) =
+            range_bytes(&namespace, entry.offset, blocks).map_err(|status| (0, status))?;
+        for range in 0..entry.progress.ranges {
+            let (offset, len) =
+                self.copy_source(&namespace, slot, range).map_err(|status| (range, status))?;
+            if offset < destination + total && destination < offset + len {
+                return Err((range, Status::OVERLAPPING_RANGE));
+            }
+        }
+        Ok(destination)
+    }
+
+    /// Reads the next piece; false if there is no buffer now.
+    pub(super) fn copy_piece<S: Surroundings<Buf = B>>(
+        &mut self,
+        slot: u16,
+        around: &mut S,
+    ) -> bool {
+        let progress = self.slots[slot].progress;
+        if progress.range == progress.ranges {
+            self.respond(slot);
+            return true;
+        }
+        if !self.is_enabled() {
+            self.fail_copy(slot, Status::ABORTED_SQ_DELETION);
+            return true;
+        }
+        let range = self.copy_range(slot, progress.range);
+        let shift = self.slots[slot].block_shift;
+        let len = (u64::from(range.blocks_z.get()) + 1) << shift;
+        let source = (range.lba.get() << shift) + progress.range_done;
+        let destination = self.slots[slot].offset + progress.done;
+        let piece = piece_len(source, destination, len - progress.range_done);
+        let Some(buf) = around.alloc(page_span(source, piece)) else {
+            self.wait_for_buffer(slot);
+            return false;
+        };
+        let progress = &mut self.slots[slot].progress;
+        progress.piece = piece as u32;
+        progress.writing = false;
+        self.submit(slot, BlockRequest::Read { offset: source, len: piece as u32, buf }, around);
+        true
+    }
+
+    /// One request of a Dataset Management or Copy has ended.
+    pub(super) fn piece_complete<S: Surroundings<Buf = B>>(
+        &mut self,
+        slot: u16,
+        result: BlockResult<B>,
+        around: &mut S,
+    ) {
+        let entry = &mut self.slots[slot];
+        let writing = entry.progress.writing;
+        match result {
+            BlockResult::Failed(error) if entry.kind == Kind::Dataset => {
+                entry.status = status_of(error, Kind::Dataset);
+                self.respond(slot);
+            }
+            BlockResult::Failed(error) => {
+                let kind = if writing { Kind::Write } else { Kind::Read };
+                self.fail_copy(slot, status_of(error, kind));
+            }
+            BlockResult::Done(_) if entry.kind == Kind::Dataset => {
+                if self.is_enabled() {
+                    self.next_deallocation(slot, around);
+                } else {
+                    self.slots[slot].status = Status::ABORTED_SQ_DELETION;
+                    self.respond(slot);
+                }
+            }
+            BlockResult::Done(None) => {
+                assert!(writing, "a read returns its buffer");
+                self.piece_written(slot);
+                self.copy_piece(slot, around);
+            }
+            BlockResult::Done(Some(_)) if !self.is_enabled() => {
+                self.fail_copy(slot, Status::ABORTED_SQ_DELETION);
+            }
+            BlockResult::Done(Some(buf)) => self.write_piece(slot, buf, around),
+        }
+    }
+
+    fn write_piece<S: Surroundings<Buf = B>>(&mut self, slot: u16, mut data: B, around: &mut S) {
+        let entry = &mut self.slots[slot];
+        let len = entry.progress.piece;
+        let shift = entry.block_shift;
+        let range = entry.progress.range;
+        let source_done = entry.progress.range_done;
+        let offset = entry.offset + entry.progress.done;
+        entry.progress.writing = true;
+        let source = (self.copy_range(slot, range).lba.get() << shift) + source_done;
+        shift_on_grid(&mut data, source, offset, len as usize);
+        self.submit(slot, BlockRequest::Write { offset, len, data }, around);
+    }
+
+    fn piece_written(&mut self, slot: u16) {
+        let range = self.copy_range(slot, self.slots[slot].progress.range);
+        let entry = &mut self.slots[slot];
+        let len = (u64::from(range.blocks_z.get()) + 1) << entry.block_shift;
+        let progress = &mut entry.progress;
+        progress.done += u64::from(progress.piece);
+        progress.range_done += u64::from(progress.piece);
+        if progress.range_done == len {
+            progress.range += 1;
+            progress.range_done = 0;
+        }
+    }
+
+    /// Dword 0 tells the host which range was the first not to be copied whole.
+    fn fail_copy(&mut self, slot: u16, status: Status) {
+        let entry = &mut self.slots[slot];
+        entry.result = u64::from(entry.progress.range);
+        entry.status = status;
+        self.respond(slot);
+    }
+
+    fn copy_source(
+        &self,
+        namespace: &Namespace,
+        slot: u16,
+        range: u16,
+    ) -> Result<(u64, u64), Status> {
+        let range = self.copy_range(slot, range);
+        range_bytes(namespace, range.lba.get(), u64::from(range.blocks_z.get()) + 1)
+    }
+
+    fn copy_range(&self, slot: u16, range: u16) -> CopyRange {
+        let entry = &self.slots[slot];
+        let bytes = entry.buf.as_ref().expect("the range list stays to the end").bytes();
+        let at = usize::from(range) * usize::from(entry.progress.stride);
+        CopyRange::read_from_bytes(&bytes[at..at + size_of::<CopyRange>()])
+            .expect("the length is that of the structure")
+    }
+}
+
+/// Bytes of the pages that `len` bytes from `offset` touch.
+fn page_span(offset: u64, len: u64) -> usize {
+    (offset as usize % BLOCK + len as usize).next_multiple_of(BLOCK)
+}
+
+/// The largest piece, at most `left`, that touches as many pages at its source as at its
+/// destination: the buffer of the read then is that of the write.
+fn piece_len(source: u64, destination: u64, left: u64) -> u64 {
+    let block = BLOCK as u64;
+    let (low, high) = (source % block, destination % block);
+    let (low, high) = (low.min(high), low.max(high));
+    let piece = left.min(PIECE_MAX - high);
+    if (low + piece).div_ceil(block) == (high + piece).div_ceil(block) {
+        piece
+    } else {
+        (low + piece).div_ceil(block) * block - high
+    }
+}
+
+/// Moves data that were read from `source` to where data for `destination` must lie in a buffer.
+fn shift_on_grid<B: Buffer>(data: &mut B, source: u64, destination: u64, len: usize) {
+    let (from, to) = (source as usize % BLOCK, destination as usize % BLOCK);
+    if from == to {
+        return;
+    }
+    data.bytes_mut().copy_within(from..from + len, to);
+    for page in to.div_ceil(BLOCK)..(to + len) / BLOCK {
+        let crc = crc32c::checksum(&data.bytes()[page * BLOCK..(page + 1) * BLOCK]);
+        data.crcs_mut()[page] = crc;
+    }
+}

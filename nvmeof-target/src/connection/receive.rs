@@ -1,0 +1,630 @@
+//! The receiving side: finding PDUs in the stream, checking them, landing their data.
+
+use super::digest::{digest, seal_pages};
+use super::slots::{Kind, NONE, State};
+use super::{Connection, Phase, TERMINATION_TIMEOUT};
+use crate::io::{Buffer, Now, Surroundings};
+use crate::seam::CONTROL_CAPSULE_DATA_MAX;
+use core::mem::offset_of;
+use core::ops::Range;
+use storage_spec::crc32c;
+use storage_spec::nvme::command::{Command, FABRICS_OPCODE};
+use storage_spec::nvme::status::Status;
+use storage_spec::nvme_tcp::{
+    CAPSULE_CMD_LEN, CapsuleCmd, CommonHeader, DATA_ALIGNMENT_MAX, DIGEST_LEN, DataHeader, Digests,
+    FatalError, IC_LEN, IcReq, PduFlags, PduType, SHORT_LEN, TERM_DATA_MAX,
+};
+use zerocopy::FromBytes;
+
+const COMMON_LEN: usize = size_of::<CommonHeader>();
+const HEADER_MAX: usize = IC_LEN + DIGEST_LEN;
+
+/// What the next byte of the stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Of a header.
+    Header,
+    /// Nothing yet: the header held waits for a slot or a buffer.
+    Blocked,
+    /// Padding before data.
+    Padding,
+    /// Data.
+    Data,
+    /// Data digest.
+    Digest,
+    /// Of no interest.
+    Ignored,
+}
+
+/// Where data go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// The buffer of the slot.
+    Buffer,
+    /// The bytes of the slot.
+    Bytes,
+    /// Away: the command was refused.
+    Nowhere,
+}
+
+/// State of the stream.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    stage: Stage,
+    header: [u8; HEADER_MAX],
+    have: usize,
+    /// Length of the header with its digest, once the first bytes have told it.
+    need: usize,
+    /// Whether the blocked command is to be aborted once it can be answered.
+    abort: bool,
+    slot: u16,
+    target: Target,
+    padding: u32,
+    /// Where in the buffer the data of this PDU begin.
+    at: usize,
+    /// Data bytes of this PDU.
+    len: u32,
+    /// Those that are still to come.
+    left: u32,
+    has_digest: bool,
+    digest: [u8; DIGEST_LEN],
+    digest_have: usize,
+    /// Whether the buffer is with the socket.
+    is_landing: bool,
+}
+
+/// How a host broke the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Violation {
+    pub(super) status: FatalError,
+    pub(super) information: u32,
+}
+
+impl Violation {
+    /// A field of a header has a value that it must not have.
+    fn field(offset: usize) -> Self {
+        Self { status: FatalError::InvalidField, information: offset as u32 }
+    }
+
+    fn of(status: FatalError) -> Self {
+        Self { status, information: 0 }
+    }
+}
+
+/// The data section of a PDU.
+#[derive(Debug, Clone, Copy)]
+struct Section {
+    padding: u32,
+    len: u32,
+    has_digest: bool,
+}
+
+impl Receiver {
+    pub(super) fn new() -> Self {
+        Self {
+            stage: Stage::Header,
+            header: [0; HEADER_MAX],
+            have: 0,
+            need: COMMON_LEN,
+            abort: false,
+            slot: NONE,
+            target: Target::Nowhere,
+            padding: 0,
+            at: 0,
+            len: 0,
+            left: 0,
+            has_digest: false,
+            digest: [0; DIGEST_LEN],
+            digest_have: 0,
+            is_landing: false,
+        }
+    }
+
+    /// Takes no interest in the stream any more.
+    pub(super) fn ignore(&mut self) {
+        self.stage = Stage::Ignored;
+        self.slot = NONE;
+    }
+
+    /// Marks the blocked command for abortion if it has this identifier.
+    pub(super) fn abort_blocked(&mut self, command_id: u16) -> bool {
+        if self.stage != Stage::Blocked || self.abort {
+            return false;
+        }
+        let pdu = CapsuleCmd::ref_from_bytes(&self.header[..CAPSULE_CMD_LEN])
+            .expect("the length is that of the structure");
+        self.abort = pdu.command.command_id.get() == command_id;
+        self.abort
+    }
+
+    fn expect_header(&mut self) {
+        self.stage = Stage::Header;
+        self.have = 0;
+        self.need = COMMON_LEN;
+    }
+
+    fn hold(&mut self, header: &[u8]) {
+        self.header[..header.len()].copy_from_slice(header);
+        self.have = header.len();
+        self.need = header.len();
+        self.stage = Stage::Blocked;
+    }
+}
+
+impl<B: Buffer> Connection<B> {
+    /// Takes bytes of the stream, and as many of them as it can: fewer than given only when a
+    /// command found no slot or no buffer ([`Connection::blocked`]). Data that were not landed are
+    /// copied from here.
+    pub fn receive<S: Surroundings<Buf = B>>(
+        &mut self,
+        now: Now,
+        bytes: &[u8],
+        around: &mut S,
+    ) -> usize {
+        assert!(!self.receiver.is_landing, "bytes that landed come before those that were staged");
+        let mut rest = bytes;
+        loop {
+            let goes_on = match self.receiver.stage {
+                Stage::Header => self.take_header(now, &mut rest, around),
+                Stage::Blocked => self.retry_header(now, around),
+                Stage::Padding => self.skip_padding(&mut rest),
+                Stage::Data => self.take_data(&mut rest, around),
+                Stage::Digest => self.take_digest(&mut rest, around),
+                Stage::Ignored => {
+                    rest = &[];
+                    false
+                }
+            };
+            if !goes_on {
+                return bytes.len() - rest.len();
+            }
+        }
+    }
+
+    /// The buffer and the range of it that the next bytes of the stream belong in, if they are data
+    /// that can go there directly. It must come back by [`Connection::landed`] before anything is
+    /// received, or never.
+    pub fn take_landing(&mut self) -> Option<(B, Range<usize>)> {
+        let receiver = &mut self.receiver;
+        if receiver.stage != Stage::Data || receiver.target != Target::Buffer {
+            return None;
+        }
+        assert!(!receiver.is_landing, "a landing is taken once");
+        receiver.is_landing = true;
+        let end = receiver.at + receiver.len as usize;
+        let entry = &mut self.slots[receiver.slot];
+        let buf = entry.buf.take().expect("a command that receives data has its buffer");
+        Some((buf, end - receiver.left as usize..end))
+    }
+
+    /// Returns a landing, of which the first `count` bytes were filled from the stream.
+    pub fn landed<S: Surroundings<Buf = B>>(
+        &mut self,
+        buf: B,
+        range: Range<usize>,
+        count: usize,
+        around: &mut S,
+    ) {
+        assert!(count <= range.len());
+        let was_landing = core::mem::take(&mut self.receiver.is_landing);
+        if self.receiver.stage == Stage::Ignored {
+            return;
+        }
+        assert!(was_landing, "a landing is returned once");
+        self.slots[self.receiver.slot].buf = Some(buf);
+        self.advance(count as u32, around);
+    }
+
+    /// Whether bytes are refused until a slot or a buffer is free.
+    #[must_use]
+    pub fn blocked(&self) -> bool {
+        self.receiver.stage == Stage::Blocked
+    }
+
+    /// Whether a command waits for a buffer: [`Connection::resume`] wants to be called when there
+    /// may be one.
+    #[must_use]
+    pub fn starved(&self) -> bool {
+        !self.waiting.is_empty() || self.blocked()
+    }
+
+    /// Goes on with commands that waited for a buffer or a slot.
+    pub fn resume<S: Surroundings<Buf = B>>(&mut self, now: Now, around: &mut S) {
+        while let Some(&slot) = self.waiting.front() {
+            if !self.retry_buffer(slot, around) {
+                break;
+            }
+        }
+        if self.blocked() && !self.receiver.is_landing {
+            self.receive(now, &[], around);
+        }
+    }
+
+    fn take_header<S: Surroundings<Buf = B>>(
+        &mut self,
+        now: Now,
+        rest: &mut &[u8],
+        around: &mut S,
+    ) -> bool {
+        if self.receiver.have == 0 && rest.len() >= COMMON_LEN {
+            match self.header_len(&rest[..COMMON_LEN]) {
+                Err(violation) => self.violated(now, violation, rest),
+                Ok(need) if rest.len() >= need => {
+                    let (header, after) = rest.split_at(need);
+                    *rest = after;
+                    return self.process(now, header, around);
+                }
+                Ok(need) => self.receiver.need = need,
+            }
+            if self.receiver.stage != Stage::Header {
+                return true;
+            }
+        }
+        let receiver = &mut self.receiver;
+        let count = rest.len().min(receiver.need - receiver.have);
+        let (taken, after) = rest.split_at(count);
+        *rest = after;
+        receiver.header[receiver.have..receiver.have + count].copy_from_slice(taken);
+        receiver.have += count;
+        if receiver.have < receiver.need {
+            return false;
+        }
+        let header = receiver.header;
+        if receiver.need == COMMON_LEN {
+            match self.header_len(&header[..COMMON_LEN]) {
+                Err(violation) => self.violated(now, violation, &header[..COMMON_LEN]),
+                Ok(need) => self.receiver.need = need,
+            }
+            return true;
+        }
+        let need = receiver.need;
+        self.process(now, &header[..need], around)
+    }
+
+    fn retry_header<S: Surroundings<Buf = B>>(&mut self, now: Now, around: &mut S) -> bool {
+        let header = self.receiver.header;
+        self.process(now, &header[..self.receiver.have], around)
+    }
+
+    /// Checks the common header; the length of the whole header with its digest.
+    fn header_len(&self, bytes: &[u8]) -> Result<usize, Violation> {
+        let common =
+            CommonHeader::ref_from_bytes(bytes).expect("the length is that of the structure");
+        let pdu_type = PduType(common.pdu_type);
+        let is_first = matches!(self.phase, Phase::AwaitIcReq);
+        let (header_len, has_digest) = match pdu_type {
+            PduType::IcReq if is_first => (IC_LEN, false),
+            PduType::H2cTermReq => (SHORT_LEN, false),
+            PduType::CapsuleCmd if !is_first => (CAPSULE_CMD_LEN, self.digests.header()),
+            PduType::H2cData if !is_first => (SHORT_LEN, self.digests.header()),
+            PduType::IcReq | PduType::CapsuleCmd | PduType::H2cData => {
+                return Err(Violation::of(FatalError::Sequence));
+            }
+            _ => return Err(Violation::field(offset_of!(CommonHeader, pdu_type))),
+        };
+        if usize::from(common.header_len) != header_len {
+            return Err(Violation::field(offset_of!(CommonHeader, header_len)));
+        }
+        if PduFlags::from(common.flags).header_digest() != has_digest
+            && matches!(pdu_type, PduType::CapsuleCmd | PduType::H2cData)
+        {
+            return Err(Violation::field(offset_of!(CommonHeader, flags)));
+        }
+        let need = header_len + if has_digest { DIGEST_LEN } else { 0 };
+        let pdu_len = common.pdu_len.get() as usize;
+        let is_fit = match pdu_type {
+            PduType::IcReq => pdu_len == IC_LEN,
+            PduType::H2cTermReq => (need..=need + TERM_DATA_MAX).contains(&pdu_len),
+            PduType::H2cData => pdu_len > need,
+            _ => pdu_len >= need,
+        };
+        if is_fit { Ok(need) } else { Err(Violation::field(offset_of!(CommonHeader, pdu_len))) }
+    }
+
+    /// Acts on a whole header; false when it must wait.
+    fn process<S: Surroundings<Buf = B>>(
+        &mut self,
+        now: Now,
+        header: &[u8],
+        around: &mut S,
+    ) -> bool {
+        let outcome = match PduType(header[0]) {
+            PduType::IcReq => self.on_ic_req(now, header),
+            PduType::H2cTermReq => {
+                self.counters.term_requests_received += 1;
+                self.end();
+                Ok(true)
+            }
+            PduType::CapsuleCmd => self.on_capsule(now, header, around),
+            _ => self.on_h2c_data(header),
+        };
+        match outcome {
+            Ok(true) => true,
+            Ok(false) => {
+                self.receiver.hold(header);
+                false
+            }
+            Err(violation) => {
+                self.violated(now, violation, header);
+                true
+            }
+        }
+    }
+
+    fn on_ic_req(&mut self, now: Now, header: &[u8]) -> Result<bool, Violation> {
+        let request = IcReq::ref_from_bytes(header).expect("the length is that of the structure");
+        if request.format_version.get() != 0 {
+            let information = offset_of!(IcReq, format_version) as u32;
+            return Err(Violation { status: FatalError::UnsupportedParameter, information });
+        }
+        if request.host_data_alignment > DATA_ALIGNMENT_MAX {
+            return Err(Violation::field(offset_of!(IcReq, host_data_alignment)));
+        }
+        let wanted = Digests::from(request.digests);
+        self.digests = Digests::new()
+            .with_header(wanted.header() && self.config.header_digest)
+            .with_data(wanted.data() && self.config.data_digest);
+        self.host_alignment = (usize::from(request.host_data_alignment) + 1) * 4;
+        self.phase = Phase::AwaitConnect { pending: false };
+        self.deadline = Some(now + self.config.connect_timeout);
+        self.sender.send_ic_resp();
+        self.receiver.expect_header();
+        Ok(true)
+    }
+
+    fn on_capsule<S: Surroundings<Buf = B>>(
+        &mut self,
+        now: Now,
+        header: &[u8],
+        around: &mut S,
+    ) -> Result<bool, Violation> {
+        self.check_header_digest(header, CAPSULE_CMD_LEN)?;
+        let pdu = CapsuleCmd::ref_from_bytes(&header[..CAPSULE_CMD_LEN])
+            .expect("the length is that of the structure");
+        let section = self.section(&pdu.common, header.len())?;
+        if section.len > self.capsule_data_max(&pdu.command) {
+            return Err(Violation::of(FatalError::LimitExceeded));
+        }
+        let abort = self.receiver.abort;
+        let Some(slot) = self.accept(now, &pdu.command, section.len, abort, around) else {
+            return Ok(false);
+        };
+        self.receiver.abort = false;
+        self.receiver.expect_header();
+        if section.len > 0 {
+            let entry = &self.slots[slot];
+            let target = match entry.kind {
+                Kind::Refused => Target::Nowhere,
+                Kind::Event => Target::Bytes,
+                _ => Target::Buffer,
+            };
+            self.expect_data(slot, target, section);
+        }
+        Ok(true)
+    }
+
+    fn on_h2c_data(&mut self, header: &[u8]) -> Result<bool, Violation> {
+        self.check_header_digest(header, SHORT_LEN)?;
+        let pdu = DataHeader::ref_from_bytes(&header[..SHORT_LEN])
+            .expect("the length is that of the structure");
+        let section = self.section(&pdu.common, header.len())?;
+        let slot = pdu.transfer_tag.get();
+        let is_awaited =
+            usize::from(slot) < self.slots.len() && self.slots[slot].state == State::AwaitingData;
+        if !is_awaited {
+            return Err(Violation::field(offset_of!(DataHeader, transfer_tag)));
+        }
+        let entry = &self.slots[slot];
+        if entry.command_id != pdu.command_id.get() {
+            return Err(Violation::field(offset_of!(DataHeader, command_id)));
+        }
+        let len = pdu.data_len.get();
+        if len == 0 {
+            return Err(Violation::field(offset_of!(DataHeader, data_len)));
+        }
+        if len > self.config.h2c_data_max {
+            return Err(Violation::of(FatalError::LimitExceeded));
+        }
+        let left = entry.transfer - entry.moved;
+        if pdu.data_offset.get() != entry.moved || len > left {
+            return Err(Violation::of(FatalError::DataOutOfRange));
+        }
+        if section.len != len {
+            return Err(Violation::field(offset_of!(CommonHeader, pdu_len)));
+        }
+        if PduFlags::from(pdu.common.flags).last() != (len == left) {
+            return Err(Violation::field(offset_of!(CommonHeader, flags)));
+        }
+        let target = match entry.kind {
+            Kind::Event => Target::Bytes,
+            _ => Target::Buffer,
+        };
+        self.receiver.expect_header();
+        self.expect_data(slot, target, section);
+        Ok(true)
+    }
+
+    fn check_header_digest(&mut self, header: &[u8], len: usize) -> Result<(), Violation> {
+        if !self.digests.header() {
+            return Ok(());
+        }
+        let (header, digest) = header.split_at(len);
+        let received = u32::from_le_bytes(digest.try_into().expect("a digest follows the header"));
+        if crc32c::checksum(header) == received {
+            return Ok(());
+        }
+        self.counters.header_digest_errors += 1;
+        Err(Violation { status: FatalError::HeaderDigest, information: received })
+    }
+
+    /// Checks what the common header says of data.
+    fn section(&self, common: &CommonHeader, header_len: usize) -> Result<Section, Violation> {
+        let has_digest = PduFlags::from(common.flags).data_digest();
+        let pdu_len = common.pdu_len.get();
+        let header_len = header_len as u32;
+        if pdu_len == header_len {
+            return Ok(Section { padding: 0, len: 0, has_digest: false });
+        }
+        if has_digest != self.digests.data() {
+            return Err(Violation::field(offset_of!(CommonHeader, flags)));
+        }
+        let data_offset = u32::from(common.data_offset);
+        if data_offset < header_len || !data_offset.is_multiple_of(4) {
+            return Err(Violation::field(offset_of!(CommonHeader, data_offset)));
+        }
+        let digest_len = if has_digest { DIGEST_LEN as u32 } else { 0 };
+        match pdu_len.checked_sub(data_offset + digest_len) {
+            Some(len) if len > 0 => {
+                Ok(Section { padding: data_offset - header_len, len, has_digest })
+            }
+            _ => Err(Violation::field(offset_of!(CommonHeader, pdu_len))),
+        }
+    }
+
+    fn capsule_data_max(&self, command: &Command) -> u32 {
+        let is_io = matches!(self.phase, Phase::Io) && command.opcode != FABRICS_OPCODE;
+        if is_io { self.config.in_capsule_max } else { CONTROL_CAPSULE_DATA_MAX }
+    }
+
+    fn expect_data(&mut self, slot: u16, target: Target, section: Section) {
+        let entry = &self.slots[slot];
+        let receiver = &mut self.receiver;
+        receiver.slot = slot;
+        receiver.target = target;
+        receiver.at = usize::from(entry.head) + entry.moved as usize;
+        receiver.padding = section.padding;
+        receiver.len = section.len;
+        receiver.left = section.len;
+        receiver.has_digest = section.has_digest;
+        receiver.digest_have = 0;
+        receiver.stage = if section.padding == 0 { Stage::Data } else { Stage::Padding };
+    }
+
+    fn skip_padding(&mut self, rest: &mut &[u8]) -> bool {
+        let receiver = &mut self.receiver;
+        let count = rest.len().min(receiver.padding as usize);
+        *rest = &rest[count..];
+        receiver.padding -= count as u32;
+        if receiver.padding == 0 {
+            receiver.stage = Stage::Data;
+        }
+        count > 0
+    }
+
+    fn take_data<S: Surroundings<Buf = B>>(&mut self, rest: &mut &[u8], around: &mut S) -> bool {
+        let receiver = &self.receiver;
+        let count = rest.len().min(receiver.left as usize);
+        if count == 0 {
+            return false;
+        }
+        let (taken, after) = rest.split_at(count);
+        *rest = after;
+        let at = receiver.at + (receiver.len - receiver.left) as usize;
+        let entry = &mut self.slots[receiver.slot];
+        match receiver.target {
+            Target::Buffer => {
+                let buf = entry.buf.as_mut().expect("a command that receives data has its buffer");
+                buf.bytes_mut()[at..at + count].copy_from_slice(taken);
+            }
+            Target::Bytes => entry.bytes.extend_from_slice(taken),
+            Target::Nowhere => {}
+        }
+        self.advance(count as u32, around);
+        true
+    }
+
+    /// Notes that `count` bytes more of the data are in place.
+    fn advance<S: Surroundings<Buf = B>>(&mut self, count: u32, around: &mut S) {
+        let receiver = &mut self.receiver;
+        let from = receiver.at + (receiver.len - receiver.left) as usize;
+        receiver.left -= count;
+        let entry = &mut self.slots[receiver.slot];
+        if receiver.target != Target::Nowhere {
+            entry.moved += count;
+        }
+        if receiver.target == Target::Buffer && entry.kind.seals_pages() {
+            let head = usize::from(entry.head);
+            let data = head..head + entry.transfer as usize;
+            let buf = entry.buf.as_mut().expect("a command that receives data has its buffer");
+            seal_pages(buf, &data, from..from + count as usize);
+        }
+        if receiver.left == 0 {
+            if receiver.has_digest {
+                receiver.stage = Stage::Digest;
+            } else {
+                self.finish_data(around);
+            }
+        }
+    }
+
+    fn take_digest<S: Surroundings<Buf = B>>(&mut self, rest: &mut &[u8], around: &mut S) -> bool {
+        let receiver = &mut self.receiver;
+        let count = rest.len().min(DIGEST_LEN - receiver.digest_have);
+        let (taken, after) = rest.split_at(count);
+        *rest = after;
+        receiver.digest[receiver.digest_have..][..count].copy_from_slice(taken);
+        receiver.digest_have += count;
+        if receiver.digest_have < DIGEST_LEN {
+            return false;
+        }
+        let received = u32::from_le_bytes(receiver.digest);
+        if self.computed_digest().is_some_and(|computed| computed != received) {
+            self.counters.data_digest_errors += 1;
+            let slot = self.receiver.slot;
+            let entry = &mut self.slots[slot];
+            if entry.status.is_success() {
+                entry.status = Status::TRANSIENT_TRANSPORT_ERROR;
+            }
+        }
+        self.finish_data(around);
+        true
+    }
+
+    /// Digest of the data of this PDU; none where they were thrown away.
+    fn computed_digest(&mut self) -> Option<u32> {
+        let receiver = &self.receiver;
+        let run = receiver.at..receiver.at + receiver.len as usize;
+        let entry = &self.slots[receiver.slot];
+        match receiver.target {
+            Target::Nowhere => None,
+            Target::Bytes => Some(crc32c::checksum(&entry.bytes[run])),
+            Target::Buffer => {
+                let head = usize::from(entry.head);
+                let buf = entry.buf.as_ref().expect("a command that receives data has its buffer");
+                if !entry.kind.seals_pages() {
+                    return Some(crc32c::checksum(&buf.bytes()[run]));
+                }
+                let run = digest(buf, &(head..head + entry.transfer as usize), run);
+                self.counters.digest_second_pass += u64::from(run.second_pass);
+                Some(run.crc)
+            }
+        }
+    }
+
+    /// The PDU is through.
+    fn finish_data<S: Surroundings<Buf = B>>(&mut self, around: &mut S) {
+        let slot = self.receiver.slot;
+        let is_refused = self.receiver.target == Target::Nowhere;
+        self.receiver.expect_header();
+        self.receiver.slot = NONE;
+        let entry = &self.slots[slot];
+        if is_refused {
+            self.respond(slot);
+        } else if entry.moved == entry.transfer {
+            self.data_complete(slot, around);
+        }
+    }
+
+    /// The host broke the protocol: says so, and listens no more.
+    fn violated(&mut self, now: Now, violation: Violation, header: &[u8]) {
+        self.counters.term_requests_sent += 1;
+        let len = match header.get(offset_of!(CommonHeader, header_len)) {
+            Some(&len) => usize::from(len).max(COMMON_LEN).min(header.len()).min(TERM_DATA_MAX),
+            None => 0,
+        };
+        self.phase = Phase::Terminating;
+        self.deadline = Some(now + TERMINATION_TIMEOUT);
+        self.drop_commands();
+        self.sender.send_term_req(violation, &header[..len]);
+    }
+}
