@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Largest transfer in bytes: a buffer of the arena is never larger.
 const TRANSFER_MAX: usize = 2 << 20;
@@ -23,6 +24,10 @@ const BLOCK_MAX: u32 = 4096;
 
 /// Most operations that [`KernelOptions::queue_depth`] may ask for.
 const QUEUE_DEPTH_MAX: usize = 4096;
+
+/// Patience with the lock: half a second in all.
+const LOCK_RETRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const DEALLOCATE: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
 const ZERO: FallocateFlags = FallocateFlags::ZERO_RANGE.union(FallocateFlags::KEEP_SIZE);
@@ -129,11 +134,7 @@ impl KernelFile {
             _ => return Err(OpenError::NotADisk(path.to_owned())),
         };
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::DIRECT | exclusive;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
-            Errno::INVAL => OpenError::NoDirectIo(path.to_owned()),
-            error => explain(error),
-        })?;
-        lock(path, &fd)?;
+        let fd = open_locked(path, flags)?;
         let stat = fstat(&fd).map_err(explain)?;
         let is_device = kind == FileType::BlockDevice;
         let (info, modes) = if is_device {
@@ -242,11 +243,24 @@ fn fill_file(
     Ok(())
 }
 
-fn lock(path: &Path, fd: &OwnedFd) -> Result<(), OpenError> {
-    flock(fd, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-        Errno::WOULDBLOCK => OpenError::Busy(path.to_owned()),
-        error => explain(path, error),
-    })
+/// Opens and locks; waits a little for a former owner that has just been killed, whose operations
+/// the kernel may still be taking back.
+fn open_locked(path: &Path, flags: OFlags) -> Result<OwnedFd, OpenError> {
+    let attempt = || {
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        match flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => Err(Errno::BUSY),
+            other => other.map(|()| fd),
+        }
+    };
+    for _ in 0..LOCK_RETRIES {
+        match attempt() {
+            Err(Errno::BUSY) => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::INVAL) => return Err(OpenError::NoDirectIo(path.to_owned())),
+            other => return other.map_err(|error| explain(path, error)),
+        }
+    }
+    Err(explain(path, Errno::BUSY))
 }
 
 /// Rules for a device: everything as the kernel says. A block that the medium writes as one is

@@ -1,1 +1,284 @@
+use super::*;
+use crate::disk::{WriteData, conformance};
+use crate::dma::{Arena, PAGE};
+use crate::uring::RingOptions;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
+const SIZE: u64 = 16 << 20;
+
+/// A directory that goes with the test, on the file system of the build.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let executable = std::env::current_exe().unwrap();
+        let name = format!("kernel-disk-{name}-{}", std::process::id());
+        let path = executable.parent().unwrap().join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, size: u64) -> PathBuf {
+        let path = self.0.join("disk");
+        create_file(&path, size, Allocation::Reserved, &mut |_| {}).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// A loop device over a file; `None` with the reason where there can be none.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    fn new(file: &Path) -> Option<Self> {
+        let mut command = Command::new("losetup");
+        match command.args(["--find", "--show", "--direct-io=on"]).arg(file).output() {
+            Ok(output) if output.status.success() => {
+                Some(Self(String::from_utf8(output.stdout).unwrap().trim().into()))
+            }
+            other => {
+                println!("skipped: losetup needs root and the loop driver: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let status = Command::new("losetup").arg("--detach").arg(&self.0).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+fn ring() -> Ring {
+    Ring::new(RingOptions::default()).unwrap()
+}
+
+fn open(path: &Path) -> Result<KernelFile, OpenError> {
+    KernelFile::open(path, &KernelOptions::default())
+}
+
+/// A flaw of the suite's disk, if direct I/O is not to be had in the build directory.
+fn has_direct_io(path: &Path) -> bool {
+    match open(path) {
+        Err(OpenError::NoDirectIo(path)) => {
+            println!("skipped: no direct I/O at {}", path.display());
+            false
+        }
+        other => other.is_ok(),
+    }
+}
+
+#[test]
+fn a_file_conforms() {
+    let scratch = Scratch::new("file");
+    let path = scratch.file(SIZE);
+    if has_direct_io(&path) {
+        conformance::run(&mut || Box::new(SelfDriven::new(&open(&path).unwrap(), ring())));
+    }
+}
+
+#[test]
+fn a_part_of_a_sparse_file_conforms_and_stays_within() {
+    let scratch = Scratch::new("part");
+    let path = scratch.0.join("disk");
+    create_file(&path, 3 * SIZE, Allocation::Sparse, &mut |_| {}).unwrap();
+    if !has_direct_io(&path) {
+        return;
+    }
+    conformance::run(&mut || {
+        let part = open(&path).unwrap().part(SIZE..2 * SIZE);
+        assert_eq!(part.info().capacity, SIZE);
+        Box::new(SelfDriven::new(&part, ring()))
+    });
+    let whole = fs::read(&path).unwrap();
+    assert!(whole[..SIZE as usize].iter().all(|&byte| byte == 0));
+    assert!(whole[2 * SIZE as usize..].iter().all(|&byte| byte == 0));
+    assert!(whole[SIZE as usize..2 * SIZE as usize].iter().any(|&byte| byte != 0));
+}
+
+#[test]
+fn a_loop_device_conforms() {
+    let scratch = Scratch::new("loop");
+    let Some(device) = LoopDevice::new(&scratch.file(SIZE)) else { return };
+    assert_eq!(open(&device.0).unwrap().info().capacity, SIZE);
+    conformance::run(&mut || Box::new(SelfDriven::new(&open(&device.0).unwrap(), ring())));
+    let listed = list_devices().unwrap().into_iter().find(|entry| entry.path == device.0);
+    let listed = listed.expect("the list has the device");
+    assert_eq!((listed.size, listed.used_by, listed.read_only), (SIZE, None, false));
+}
+
+#[test]
+fn a_mounted_device_is_refused() {
+    let scratch = Scratch::new("mounted");
+    let Some(device) = LoopDevice::new(&scratch.file(SIZE)) else { return };
+    let at = scratch.0.join("mnt");
+    fs::create_dir(&at).unwrap();
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&device.0).status();
+    let mounted = Command::new("mount").arg(&device.0).arg(&at).status();
+    if !made.is_ok_and(|status| status.success()) || !mounted.is_ok_and(|status| status.success()) {
+        println!("skipped: cannot make and mount a file system here");
+        return;
+    }
+    let refused = open(&device.0);
+    let listed = list_devices().unwrap().into_iter().find(|entry| entry.path == device.0);
+    assert!(Command::new("umount").arg(&at).status().unwrap().success());
+    let expected = at.to_str().unwrap();
+    assert!(matches!(refused, Err(OpenError::Mounted { at, .. }) if at == expected));
+    assert_eq!(listed.unwrap().used_by.as_deref(), Some(expected));
+}
+
+#[test]
+fn registered_buffers_conform() {
+    let scratch = Scratch::new("registered");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let (arena, ring) = (Arena::new(4 << 20, 1).unwrap(), ring());
+    if let Err(error) = ring.register_arena(&arena) {
+        println!("skipped: {error}");
+        return;
+    }
+    let pool = arena.pool(0);
+    let mut disk = SelfDriven::new(&open(&path).unwrap(), ring);
+    let mut buf = pool.alloc(3 * PAGE).unwrap();
+    buf.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 7) as u8);
+    let data = buf.freeze();
+    let op = Op::Write { offset: 8192, data: WriteData::One(data.clone()), fua: true };
+    assert_eq!(execute(&mut disk, op).result, Ok(()));
+    let op = Op::Read { offset: 8192, buf: pool.alloc(3 * PAGE).unwrap() };
+    let Op::Read { buf, .. } = execute(&mut disk, op).op else { panic!("it was a read") };
+    assert!(buf[..] == data[..]);
+}
+
+fn execute(disk: &mut dyn Disk, op: Op) -> Completion {
+    disk.submit(1, op);
+    let mut done = Vec::with_capacity(1);
+    while done.is_empty() {
+        disk.poll(&mut done);
+    }
+    done.remove(0)
+}
+
+#[test]
+fn data_are_there_after_reopening() {
+    let scratch = Scratch::new("reopen");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let pool = Arena::new(4 << 20, 1).unwrap().pool(0);
+    let mut buf = pool.alloc(PAGE).unwrap();
+    buf.fill(0x42);
+    let mut disk = SelfDriven::new(&open(&path).unwrap(), ring());
+    let op = Op::Write { offset: SIZE - 4096, data: WriteData::One(buf.freeze()), fua: true };
+    assert_eq!(execute(&mut disk, op).result, Ok(()));
+    drop(disk);
+    let mut disk = SelfDriven::new(&open(&path).unwrap(), ring());
+    let op = Op::Read { offset: SIZE - 4096, buf: pool.alloc(PAGE).unwrap() };
+    let Op::Read { buf, .. } = execute(&mut disk, op).op else { panic!("it was a read") };
+    assert!(buf.iter().all(|&byte| byte == 0x42));
+}
+
+#[test]
+fn dropping_a_disk_waits_for_what_is_in_flight() {
+    let scratch = Scratch::new("drop");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let (pool, ring) = (Arena::new(4 << 20, 1).unwrap().pool(0), ring());
+    let free = pool.available();
+    let mut disk = open(&path).unwrap().attach(&ring);
+    for index in 0..100 {
+        disk.submit(index, Op::Read { offset: index * 4096, buf: pool.alloc(PAGE).unwrap() });
+    }
+    drop(disk);
+    assert_eq!(pool.available(), free);
+    assert_eq!(ring.turn(), 0);
+}
+
+#[test]
+fn a_locked_file_is_busy_until_released() {
+    let scratch = Scratch::new("lock");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let first = open(&path).unwrap();
+    let part = first.part(0..4096);
+    assert!(matches!(open(&path), Err(OpenError::Busy(_))));
+    drop(first);
+    assert!(matches!(open(&path), Err(OpenError::Busy(_))), "a part keeps the lock");
+    drop(part);
+    open(&path).unwrap();
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let scratch = Scratch::new("errors");
+    let missing = scratch.0.join("missing");
+    assert!(matches!(open(&missing), Err(OpenError::NotFound(path)) if path == missing));
+    assert!(matches!(open(&scratch.0), Err(OpenError::NotADisk(_))));
+    assert!(matches!(open(Path::new("/dev/null")), Err(OpenError::NotADisk(_))));
+    assert!(matches!(
+        open(Path::new("/proc/self/status")),
+        Err(OpenError::Permission(_)) | Err(OpenError::NoDirectIo(_))
+    ));
+    let empty = scratch.0.join("empty");
+    fs::write(&empty, b"").unwrap();
+    assert!(matches!(open(&empty), Err(OpenError::Empty(_) | OpenError::NoDirectIo(_))));
+    let again = create_file(&empty, SIZE, Allocation::Sparse, &mut |_| {});
+    assert!(matches!(again, Err(OpenError::Exists(_))));
+    let huge = scratch.0.join("huge");
+    let refused = create_file(&huge, 1 << 60, Allocation::Reserved, &mut |_| {});
+    assert!(matches!(refused, Err(OpenError::NoSpace { .. })));
+    assert!(!huge.exists(), "what could not be made is removed");
+}
+
+#[test]
+fn written_files_have_all_their_blocks() {
+    let scratch = Scratch::new("written");
+    let path = scratch.0.join("disk");
+    let mut told = Vec::new();
+    create_file(&path, 9 << 20, Allocation::Written, &mut |done| told.push(done)).unwrap();
+    let mib = 1 << 20;
+    assert_eq!(told, [4 * mib, 8 * mib, 9 * mib, 9 * mib]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 9 << 20);
+}
+
+#[test]
+fn a_shortened_file_loses_blocks_and_writes_beyond_fail_for_good() {
+    let scratch = Scratch::new("short");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let pool = Arena::new(4 << 20, 1).unwrap().pool(0);
+    let mut disk = SelfDriven::new(&open(&path).unwrap(), ring());
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(8192).unwrap();
+    let read = |offset| Op::Read { offset, buf: pool.alloc(PAGE).unwrap() };
+    assert_eq!(execute(&mut disk, read(4096)).result, Ok(()));
+    assert_eq!(execute(&mut disk, read(8192)).result, Err(Error::Media));
+}
+
+#[test]
+fn errors_of_the_kernel_have_their_meaning() {
+    let os = io::Error::from_raw_os_error;
+    assert_eq!(read_error(&os(libc::EIO)), Error::Media);
+    assert_eq!(read_error(&os(libc::ENODEV)), Error::Removed);
+    assert_eq!(read_error(&io::ErrorKind::UnexpectedEof.into()), Error::Media);
+    assert_eq!(write_error(&os(libc::EIO)), Error::Failed);
+    assert_eq!(write_error(&os(libc::ENOSPC)), Error::NoSpace);
+    assert_eq!(write_error(&os(libc::ENXIO)), Error::Removed);
+    assert_eq!(write_error(&io::ErrorKind::Unsupported.into()), Error::Unsupported);
+}
