@@ -16,3 +16,4 @@ pub mod connection;
 pub mod io;
 pub mod limits;
 pub mod seam;
+pub mod target;

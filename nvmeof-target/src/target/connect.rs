@@ -1,0 +1,223 @@
+//! Connect (section 6.3).
+//!
+//! Do Not Retry is set only for a Connect that no later configuration could make good: a host that is
+//! told so never tries again (Linux: `nvmf_should_reconnect`). A subsystem that is not here may be
+//! added, a host that is not allowed may be allowed, a busy controller becomes free; so these are
+//! refused without it, and the host keeps trying at its own pace.
+
+use super::config::Nqn;
+use super::controller::{ConnectIdentity, Controller, ControllerKey, Kind};
+use super::{ConnectionContext, QueueRef, Target};
+use crate::io::Now;
+use crate::seam::{Association, ConnectionId, QueueParameters, Reply, Role};
+use core::mem::offset_of;
+use std::sync::Arc;
+use storage_spec::fabrics::{
+    CONTROLLER_ID_DYNAMIC, ConnectAttributes, ConnectCommand, ConnectData, FabricsType,
+    InvalidParameter,
+};
+use storage_spec::nvme::command::{Command, FABRICS_OPCODE};
+use storage_spec::nvme::status::Status;
+use zerocopy::FromBytes;
+
+/// A Connect whose form is right.
+struct Request {
+    command: ConnectCommand,
+    data: ConnectData,
+    subsystem: Nqn,
+    host: Nqn,
+    context: ConnectionContext,
+}
+
+/// Why a Connect is refused: status, and dword 0 as [`InvalidParameter`].
+struct Refusal(Status, u32);
+
+impl Target {
+    /// The first command of a connection.
+    pub(super) fn before_connect(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        context: ConnectionContext,
+        command: &Command,
+        data: &[u8],
+    ) -> Reply {
+        let is_connect = command.opcode == FABRICS_OPCODE
+            && FabricsType(command.namespace_id.get() as u8) == FabricsType::Connect;
+        if !is_connect {
+            return Reply::failed(Status::COMMAND_SEQUENCE_ERROR.dnr());
+        }
+        if !self.ready {
+            return Reply::failed(Status::CONNECT_CONTROLLER_BUSY);
+        }
+        let outcome = self.check_form(command, data, context).and_then(|request| {
+            match request.command.queue_id.get() {
+                0 => self.connect_admin(now, connection, &request),
+                queue_id => self.connect_io(connection, queue_id, &request),
+            }
+        });
+        outcome.unwrap_or_else(|Refusal(status, result)| Reply {
+            result: result.into(),
+            ..Reply::failed(status)
+        })
+    }
+
+    fn check_form(
+        &self,
+        command: &Command,
+        data: &[u8],
+        context: ConnectionContext,
+    ) -> Result<Request, Refusal> {
+        let command: ConnectCommand = zerocopy::transmute!(*command);
+        if command.record_format.get() != 0 {
+            return Err(Refusal(Status::CONNECT_INCOMPATIBLE_FORMAT.dnr(), 0));
+        }
+        let (data, _) = ConnectData::read_from_prefix(data)
+            .map_err(|_| Refusal(Status::DATA_SGL_LENGTH_INVALID.dnr(), 0))?;
+        let entries_z = command.queue_size_z.get();
+        if entries_z == 0 || entries_z >= self.config.queue_entries_max {
+            return Err(bad_command(offset_of!(ConnectCommand, queue_size_z)));
+        }
+        let subsystem = Nqn::from_field(&data.subsystem_nqn)
+            .map_err(|_| bad_data(offset_of!(ConnectData, subsystem_nqn)).dnr())?;
+        let host = Nqn::from_field(&data.host_nqn)
+            .map_err(|_| bad_data(offset_of!(ConnectData, host_nqn)).dnr())?;
+        Ok(Request { command, data, subsystem, host, context })
+    }
+
+    fn connect_admin(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        request: &Request,
+    ) -> Result<Reply, Refusal> {
+        let is_discovery = request.subsystem == Nqn::discovery();
+        let kind = if is_discovery { Kind::Discovery } else { Kind::Nvm };
+        if kind == Kind::Nvm {
+            self.check_admission(request)?;
+        }
+        // The dynamic controller model: a host cannot choose.
+        if request.data.controller_id.get() != CONTROLLER_ID_DYNAMIC {
+            return Err(bad_data(offset_of!(ConnectData, controller_id)).dnr());
+        }
+        let count = self.controllers.values().filter(|other| other.kind == kind).count();
+        let busy = Refusal(Status::CONNECT_CONTROLLER_BUSY, 0);
+        if count >= self.config.controllers_max {
+            return Err(busy);
+        }
+        let id = self.take_controller_id(&request.subsystem).ok_or(busy)?;
+        let key = ControllerKey(self.next_key);
+        self.next_key += 1;
+        let association = Arc::new(Association::new(id, now));
+        let identity = ConnectIdentity {
+            subsystem: request.subsystem.clone(),
+            host: request.host.clone(),
+            host_id: request.data.host_id,
+            keep_alive_ms: request.command.keep_alive_ms.get(),
+            context: request.context,
+        };
+        let parameters = parameters(&association, request);
+        let controller = Controller::new(id, kind, association, connection, identity);
+        self.controllers.insert(key, controller);
+        self.queues.insert(connection, QueueRef { controller: key, queue_id: 0 });
+        self.watch(key);
+        Ok(Reply { role: Some(Role::Admin(parameters)), ..Reply::value(id.into()) })
+    }
+
+    fn connect_io(
+        &mut self,
+        connection: ConnectionId,
+        queue_id: u16,
+        request: &Request,
+    ) -> Result<Reply, Refusal> {
+        self.check_admission(request)?;
+        let id = request.data.controller_id.get();
+        let found = self.controllers.iter_mut().find(|(_, controller)| {
+            controller.id == id
+                && controller.subsystem == request.subsystem
+                && controller.kind == Kind::Nvm
+                && !controller.is_closing()
+        });
+        // It may have been closed meanwhile; the host starts again with its admin queue.
+        let (&key, controller) =
+            found.ok_or(bad_data(offset_of!(ConnectData, controller_id)).dnr())?;
+        if controller.host != request.host {
+            return Err(bad_data(offset_of!(ConnectData, host_nqn)).dnr());
+        }
+        if controller.host_id != request.data.host_id {
+            return Err(bad_data(offset_of!(ConnectData, host_id)).dnr());
+        }
+        if !controller.is_ready() {
+            return Err(Refusal(Status::COMMAND_SEQUENCE_ERROR.dnr(), 0));
+        }
+        if queue_id > controller.features.io_queues(&self.config) {
+            return Err(bad_command(offset_of!(ConnectCommand, queue_id)));
+        }
+        // The old connection may not be torn down yet: its reset can be seen later than the new
+        // connection, and what it has in flight has to end first.
+        if controller.io_queue(queue_id).is_some() {
+            return Err(Refusal(Status::CONNECT_CONTROLLER_BUSY, 0));
+        }
+        controller.add_io_queue(queue_id, connection);
+        self.queues.insert(connection, QueueRef { controller: key, queue_id });
+        let namespaces = self.subsystems[&request.subsystem].snapshot.clone();
+        let role = Role::Io(parameters(&controller.association, request), namespaces);
+        Ok(Reply { role: Some(role), ..Reply::value(id.into()) })
+    }
+
+    /// Whether the subsystem is here, on this port, for this host.
+    fn check_admission(&self, request: &Request) -> Result<(), Refusal> {
+        let discovery_only =
+            self.ports.get(&request.context.port).is_some_and(|port| port.discovery_only);
+        let subsystem = self
+            .subsystems
+            .get(&request.subsystem)
+            .filter(|_| !discovery_only)
+            .ok_or(bad_data(offset_of!(ConnectData, subsystem_nqn)))?;
+        if subsystem.config.hosts.admits(&request.host) {
+            Ok(())
+        } else {
+            let parameter = bad_data(offset_of!(ConnectData, host_nqn)).1;
+            Err(Refusal(Status::CONNECT_INVALID_HOST, parameter))
+        }
+    }
+
+    fn take_controller_id(&mut self, subsystem: &Nqn) -> Option<u16> {
+        let ids = match self.subsystems.get_mut(subsystem) {
+            Some(subsystem) => &mut subsystem.ids,
+            None => &mut self.discovery_ids,
+        };
+        let controllers = &self.controllers;
+        ids.take(|id| {
+            controllers.values().any(|other| other.id == id && other.subsystem == *subsystem)
+        })
+    }
+}
+
+impl Refusal {
+    fn dnr(self) -> Self {
+        Self(self.0.dnr(), self.1)
+    }
+}
+
+fn parameters(association: &Arc<Association>, request: &Request) -> QueueParameters {
+    let attributes = ConnectAttributes::from(request.command.attributes);
+    QueueParameters {
+        association: association.clone(),
+        queue_id: request.command.queue_id.get(),
+        entries: request.command.queue_size_z.get() + 1,
+        flow_control_disabled: attributes.disable_flow_control(),
+    }
+}
+
+/// A parameter of the command is bad.
+fn bad_command(offset: usize) -> Refusal {
+    let parameter = InvalidParameter::new().with_offset(offset as u16);
+    Refusal(Status::CONNECT_INVALID_PARAMETERS.dnr(), parameter.into())
+}
+
+/// A parameter of the data is bad, as things are now.
+fn bad_data(offset: usize) -> Refusal {
+    let parameter = InvalidParameter::new().with_offset(offset as u16).with_in_data(true);
+    Refusal(Status::CONNECT_INVALID_PARAMETERS, parameter.into())
+}
