@@ -1,3 +1,7 @@
 //! The `basalt` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    basalt::cli::run()
+}

@@ -1,0 +1,38 @@
+//! What the rest of the program asks of a running node. Tests put a fake in its place.
+
+use dataplane::node::{Answer, Command, CommandError, NodeConfig, NodeEvent, Snapshot, StartError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A running node, from any thread.
+pub trait Node: Send + Sync + 'static {
+    /// Carries out a command; blocks until it is done.
+    ///
+    /// # Errors
+    /// As [`CommandError`] says.
+    fn call(&self, command: Command) -> Result<Answer, CommandError>;
+
+    /// Every counter now.
+    fn counters(&self) -> Snapshot;
+
+    /// Remembered events with a greater sequence than this, oldest first.
+    fn events_since(&self, sequence: u64) -> Vec<NodeEvent>;
+
+    /// Ends requests in flight, writes a checkpoint and stops the cores; blocks.
+    ///
+    /// # Errors
+    /// As [`CommandError`] says; the cores have been stopped all the same.
+    fn shutdown(&self) -> Result<(), CommandError>;
+
+    /// Where it listens, in the order of its portals.
+    fn local_addresses(&self) -> Vec<SocketAddr>;
+}
+
+/// Starts the node that this program is for.
+///
+/// # Errors
+/// As [`StartError`] says.
+pub fn start(config: NodeConfig) -> Result<Arc<dyn Node>, StartError> {
+    let _ = config;
+    Err(StartError::System("this build has no plane to run a node on".to_owned()))
+}
