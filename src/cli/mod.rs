@@ -14,8 +14,8 @@ use std::process::ExitCode;
 use uuid::Uuid;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 success; 1 failed; 2 wrong command line; 3 wrong configuration file; 4 no node answers; \
-5 a disk was left alone because it may hold data or is in use; 6 `disk check` found damage.";
+Exit codes: 0 success; 1 failed; 2 wrong command line; 3 wrong configuration file; \
+4 no node answers; 5 a disk was left alone because it may hold data or is in use; 6 `disk check` found damage.";
 
 /// Basalt: a storage node that serves volumes over NVMe/TCP.
 #[derive(Debug, Parser)]
