@@ -1,17 +1,33 @@
 //! `basalt disk`: work on disks without a node.
+//!
+//! What may hold somebody's data is left alone unless the user insists; what is mounted or otherwise
+//! in use is left alone always.
+
+mod content;
+mod medium;
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
+use crate::output::{Format, Table, print, print_json};
 use crate::size::Size;
 use clap::{Args, Subcommand, ValueEnum};
+use content::Content;
+use dataplane::disk::kernel::{Allocation, DeviceEntry, KernelFile, create_file, list_devices};
+use dataplane::store;
+use medium::{Bench, opened};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Least size of a file to make, in bytes.
+const FILE_MIN: u64 = 64 << 20;
 
 /// `basalt disk`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Prepare a disk or file for a node; refuses what may hold data
     Format(FormatOptions),
-    /// List the machine's disks and what is on them
+    /// List the machine's disks, or these, and what is on them
     List {
         /// Only these
         paths: Vec<PathBuf>,
@@ -28,7 +44,10 @@ pub struct FormatOptions {
     /// Make a file of this size, which must not be there yet
     #[arg(long, conflicts_with = "force")]
     pub size: Option<Size>,
-    /// Another device for the journal
+    /// How a new file gets its space
+    #[arg(long, default_value = "reserved", requires = "size")]
+    pub allocate: Allocate,
+    /// Another device or file for the journal
     #[arg(long, value_name = "PATH")]
     pub journal: Option<PathBuf>,
     /// How overwrites are made safe [default: intent where the device writes 4 KiB atomically]
@@ -51,6 +70,17 @@ pub enum Mode {
     Data,
 }
 
+/// How a new file gets its space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Allocate {
+    /// As it is written; may run out later
+    Sparse,
+    /// At once, quickly
+    Reserved,
+    /// At once, by writing all of it: slow now, fastest later
+    Written,
+}
+
 /// `basalt disk check`.
 #[derive(Debug, Args)]
 pub struct CheckOptions {
@@ -69,17 +99,23 @@ pub struct CheckOptions {
 /// # Errors
 /// As the disk, its content and its users have it.
 pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
-    let _ = (command, global);
-    Err(Failure::new(Exit::Failed, "this build does not work on disks"))
+    match command {
+        Command::Format(options) => format(options, global.output),
+        Command::List { paths } => list(paths, global.output),
+        Command::Check(options) => check(options, global.output),
+    }
 }
 
-/// Makes and formats a file for a node of this machine.
+/// Makes and formats a sparse file for a node of this machine.
 ///
 /// # Errors
 /// As `basalt disk format --size`.
 pub fn make_file(path: &Path, size: u64) -> Result<(), Failure> {
-    let _ = size;
-    Err(Failure::new(Exit::Failed, format!("this build cannot format {}", path.display())))
+    create_file(path, size, Allocation::Sparse, &mut |_| {}).map_err(|e| opened(&e))?;
+    let bench = Bench::new()?;
+    let file = medium::open(path)?;
+    format_open(&bench, &file, None, store::FormatOptions::new(Uuid::new_v4(), incarnation()))?;
+    Ok(())
 }
 
 /// Whether a file is what an interrupted [`make_file`] leaves: nothing in it.
@@ -87,6 +123,296 @@ pub fn make_file(path: &Path, size: u64) -> Result<(), Failure> {
 /// # Errors
 /// If it cannot be read.
 pub fn is_unfinished(path: &Path) -> Result<bool, Failure> {
-    let _ = path;
-    Ok(false)
+    Ok(matches!(content::of(path, None)?, Content::Empty))
+}
+
+#[derive(Debug, Serialize)]
+struct FormattedDisk<'a> {
+    path: &'a Path,
+    uuid: Uuid,
+    mode: &'static str,
+    shards: u16,
+    data_bytes: u64,
+    journal_bytes: u64,
+}
+
+fn format(options: &FormatOptions, output: Format) -> Result<(), Failure> {
+    let FormatOptions { path, journal, force, .. } = options;
+    if journal.as_ref() == Some(path) {
+        let text = "the journal is on the disk itself unless --journal names another one";
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    if let Some(Size(size)) = options.size {
+        make_for_format(path, size, options.allocate)?;
+    }
+    let bench = Bench::new()?;
+    let data = take(&bench, path, *force)?;
+    let journal = journal.as_ref().map(|path| take(&bench, path, *force)).transpose()?;
+    let chosen = store::FormatOptions {
+        mode: options.mode.map(|mode| match mode {
+            Mode::Intent => store::Mode::Intent,
+            Mode::Data => store::Mode::Data,
+        }),
+        shards: options.shards,
+        force: *force,
+        ..store::FormatOptions::new(Uuid::new_v4(), incarnation())
+    };
+    let made = format_open(&bench, &data, journal.as_ref(), chosen)?;
+    let mode = mode_name(made.mode);
+    if output == Format::Json {
+        let store::Formatted { disk: uuid, shards, data_bytes, journal_bytes, .. } = made;
+        return print_json(&FormattedDisk { path, uuid, mode, shards, data_bytes, journal_bytes });
+    }
+    let shown = path.display();
+    print(&format!(
+        "{shown} is formatted.\n\nuuid    {}\nmode    {mode}\nshards  {}\ndata    {}\n\
+         journal {} each shard\n\nFor the configuration:\n\n[[disk]]\npath = {}\n{}",
+        made.disk,
+        made.shards,
+        Size(made.data_bytes),
+        Size(made.journal_bytes),
+        absolute(path),
+        options
+            .journal
+            .as_ref()
+            .map(|p| format!("journal = {}\n", absolute(p)))
+            .unwrap_or_default()
+    ))
+}
+
+fn absolute(path: &Path) -> toml::Value {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    toml::Value::String(whole.display().to_string())
+}
+
+fn make_for_format(path: &Path, size: u64, allocate: Allocate) -> Result<(), Failure> {
+    if size < FILE_MIN || !size.is_multiple_of(4096) {
+        let text = format!("a file has {} at least, in whole 4096 bytes", Size(FILE_MIN));
+        return Err(Failure::new(Exit::Usage, text));
+    }
+    let allocation = match allocate {
+        Allocate::Sparse => Allocation::Sparse,
+        Allocate::Reserved => Allocation::Reserved,
+        Allocate::Written => Allocation::Written,
+    };
+    let bar = medium::bar("writing", size);
+    let made = create_file(path, size, allocation, &mut |done| bar.set_position(done));
+    bar.finish_and_clear();
+    made.map_err(|error| opened(&error))
+}
+
+/// Opens a disk that is to be overwritten, once it is sure that it may be.
+fn take(bench: &Bench, path: &Path, force: bool) -> Result<KernelFile, Failure> {
+    let file = medium::open(path)?;
+    let shown = path.display();
+    let held = match content::of(path, Some((bench, &file)))? {
+        Content::Empty => return Ok(file),
+        _ if force => return Ok(file),
+        Content::Basalt(probe) => format!("a Basalt disk, {}", probe.disk),
+        Content::Damaged(why) => format!("a Basalt disk that cannot be read ({why})"),
+        Content::Foreign(what) => what.to_owned(),
+    };
+    let text = format!("{shown} is not empty: {held}");
+    let hint = "if its data are not needed, give --force to overwrite it";
+    Err(Failure::new(Exit::Refused, text).hint(hint))
+}
+
+fn format_open(
+    bench: &Bench,
+    data: &KernelFile,
+    journal: Option<&KernelFile>,
+    options: store::FormatOptions,
+) -> Result<store::Formatted, Failure> {
+    let journal = journal.map(|file| bench.drive(file));
+    store::format(bench.drive(data), journal, &options, bench.pool()).map_err(|error| {
+        let exit = match error {
+            store::FormatError::InUse(_) => Exit::Refused,
+            store::FormatError::Option(_) => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, format!("{}: {error}", data.info().name))
+    })
+}
+
+fn incarnation() -> u64 {
+    Uuid::new_v4().as_u64_pair().0
+}
+
+fn mode_name(mode: store::Mode) -> &'static str {
+    match mode {
+        store::Mode::Intent => "intent",
+        store::Mode::Data => "data",
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    path: PathBuf,
+    size: u64,
+    model: Option<String>,
+    rotational: bool,
+    /// What is on it, for people; `None` where it could not be looked at.
+    content: Option<String>,
+    /// Identity, of a Basalt disk.
+    uuid: Option<Uuid>,
+    used_by: Option<String>,
+}
+
+fn list(paths: &[PathBuf], output: Format) -> Result<(), Failure> {
+    let bench = Bench::new()?;
+    let listed: Vec<Listed> = if paths.is_empty() {
+        let devices =
+            list_devices().map_err(|e| Failure::io("cannot list the machine's disks", &e))?;
+        devices.into_iter().map(|device| look(&bench, device)).collect()
+    } else {
+        let known = list_devices().unwrap_or_default();
+        let named = paths.iter().map(|path| {
+            let device = known.iter().find(|device| device.path == *path).cloned();
+            device.map_or_else(|| plain(path), Ok)
+        });
+        let devices = named.collect::<Result<Vec<_>, _>>()?;
+        devices.into_iter().map(|device| look(&bench, device)).collect()
+    };
+    if output == Format::Json {
+        return print_json(&listed);
+    }
+    let mut table = Table::new(&["PATH", ">SIZE", "KIND", "CONTENT", "USED BY", "MODEL"]);
+    for disk in listed {
+        table.row([
+            disk.path.display().to_string(),
+            Size(disk.size).to_string(),
+            (if disk.rotational { "hdd" } else { "ssd" }).to_owned(),
+            disk.content.unwrap_or_else(|| "-".to_owned()),
+            disk.used_by.unwrap_or_else(|| "-".to_owned()),
+            disk.model.unwrap_or_else(|| "-".to_owned()),
+        ]);
+    }
+    print(&table.render())
+}
+
+/// A path that is no whole block device: a file or partition.
+fn plain(path: &Path) -> Result<DeviceEntry, Failure> {
+    let metadata = std::fs::metadata(path).map_err(|e| Failure::io(path.display(), &e))?;
+    Ok(DeviceEntry {
+        path: path.to_owned(),
+        size: metadata.len(),
+        model: None,
+        serial: None,
+        rotational: false,
+        read_only: metadata.permissions().readonly(),
+        used_by: None,
+    })
+}
+
+fn look(bench: &Bench, device: DeviceEntry) -> Listed {
+    let mut listed = Listed {
+        path: device.path,
+        size: device.size,
+        model: device.model,
+        rotational: device.rotational,
+        content: None,
+        uuid: None,
+        used_by: device.used_by,
+    };
+    if listed.used_by.is_some() {
+        return listed;
+    }
+    let found = match medium::open(&listed.path) {
+        Ok(file) => content::of(&listed.path, Some((bench, &file))),
+        Err(failure) if failure.exit == Exit::Refused => {
+            listed.used_by = Some("another program".to_owned());
+            return listed;
+        }
+        Err(failure) => Err(failure),
+    };
+    listed.content = Some(match found {
+        Ok(Content::Empty) => "empty".to_owned(),
+        Ok(Content::Foreign(what)) => what.to_owned(),
+        Ok(Content::Damaged(why)) => format!("basalt, damaged: {why}"),
+        Ok(Content::Basalt(probe)) => {
+            listed.uuid = Some(probe.disk);
+            let kind = if probe.is_journal { "journal" } else { mode_name(probe.mode) };
+            format!("basalt {} ({kind}, {} shards)", probe.disk, probe.shards)
+        }
+        Err(failure) => failure.text,
+    });
+    listed
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    chunks: u64,
+    slabs: u64,
+    blocks: u64,
+    batches: u64,
+    findings_total: u64,
+    findings: Vec<ReportFinding>,
+}
+
+#[derive(Debug, Serialize)]
+struct ReportFinding {
+    shard: Option<u16>,
+    what: String,
+    data_lost: bool,
+}
+
+fn check(options: &CheckOptions, output: Format) -> Result<(), Failure> {
+    let bench = Bench::new()?;
+    let data = medium::open(&options.path)?;
+    let journal = options.journal.as_ref().map(|path| medium::open(path)).transpose()?;
+    let journal = journal.as_ref().map(|file| bench.drive(file));
+    let bar = medium::bar("checking", 0);
+    let wanted = store::CheckOptions { metadata_only: options.metadata_only };
+    let checked = store::check(bench.drive(&data), journal, wanted, bench.pool(), &mut |at| {
+        bar.set_length(at.total);
+        bar.set_position(at.done);
+    });
+    bar.finish_and_clear();
+    let shown = options.path.display();
+    let report = checked.map_err(|error| {
+        let exit = match error {
+            store::MountError::NotFormatted
+            | store::MountError::JournalDisk(_)
+            | store::MountError::Version { .. }
+            | store::MountError::Memory => Exit::Failed,
+            _ => Exit::Damage,
+        };
+        Failure::new(exit, format!("{shown}: {error}"))
+    })?;
+    let total = report.findings_total;
+    show_report(report, &options.path, output)?;
+    if total == 0 {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Damage, format!("{shown}: {total} findings")))
+}
+
+fn show_report(report: store::CheckReport, path: &Path, output: Format) -> Result<(), Failure> {
+    let findings = report.findings.into_iter().map(|finding| ReportFinding {
+        shard: finding.shard,
+        what: finding.what,
+        data_lost: finding.data_lost,
+    });
+    let report = Report {
+        chunks: report.chunks,
+        slabs: report.slabs,
+        blocks: report.blocks,
+        batches: report.batches,
+        findings_total: report.findings_total,
+        findings: findings.collect(),
+    };
+    if output == Format::Json {
+        return print_json(&report);
+    }
+    for finding in &report.findings {
+        let place = finding.shard.map_or("disk".to_owned(), |shard| format!("shard {shard}"));
+        let weight = if finding.data_lost { "data lost" } else { "metadata copy" };
+        print(&format!("{place}: {weight}: {}\n", finding.what))?;
+    }
+    let Report { chunks, slabs, blocks, batches, findings_total, .. } = report;
+    print(&format!(
+        "{}: {chunks} chunks, {slabs} slabs, {blocks} blocks of data, {batches} journal batches to \
+         redo, {findings_total} findings\n",
+        path.display()
+    ))
 }
