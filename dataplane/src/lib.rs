@@ -7,7 +7,9 @@
 pub mod core;
 pub mod disk;
 pub mod dma;
+mod frontend;
 pub mod net;
 pub mod node;
 pub mod store;
 pub mod uring;
+mod volume;

@@ -1,4 +1,13 @@
-//! What a core runs on: mailboxes between cores, and timers.
+//! One core of the plane: what it owns, and what it does in a turn.
 
+mod links;
 pub mod mailbox;
+mod message;
+mod plane;
+mod reactor;
 pub mod timer;
+
+pub(crate) use links::{Links, mesh};
+pub(crate) use message::{Adopted, Message, ShardCommand, ShardReply};
+pub(crate) use plane::{Core, CoreParts, CoreStats, ShardSeat};
+pub(crate) use reactor::{Clock, run};

@@ -1,0 +1,78 @@
+//! What cores say to each other.
+
+use crate::frontend::Connection;
+use crate::net::Handoff;
+use crate::store::{self, Completion, VolumeId};
+use crate::volume::{Piece, Route};
+use nvmeof_target::io::VolumeIndex;
+use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
+
+/// One message. Between two cores they arrive in the order in which they were sent.
+pub(crate) enum Message {
+    /// Part of a host's request, for a shard of the receiver.
+    Piece { shard: u16, piece: Piece },
+    /// The end of a piece that the receiver sent.
+    Done(Completion),
+    /// An I/O queue for the receiver to serve.
+    Adopt(Box<Adopted>),
+    /// To the control core: a command that the target answers.
+    Event { connection: ConnectionId, event: Event },
+    /// The target's answer.
+    Reply { connection: ConnectionId, slot: Slot, reply: Reply },
+    /// Tear this connection down.
+    Close(ConnectionId),
+    /// To the control core: the connection is gone and drained.
+    Closed(ConnectionId),
+    /// The connection's namespaces have changed. Answered by `NamespacesSet`.
+    SetNamespaces(ConnectionId, Namespaces),
+    /// To the control core: the above has been done.
+    NamespacesSet,
+    /// A volume has come, moved, or gone. Answered by `Shard` with this token.
+    SetRoute { token: u64, volume: VolumeIndex, route: Option<Route> },
+    /// Abort a command if it has not begun.
+    Abort { connection: ConnectionId, command_id: u16, token: u64 },
+    /// To the control core: whether it was.
+    Aborted { token: u64, aborted: bool },
+    /// Management of a shard of the receiver. Answered by `Shard`.
+    Command { shard: u16, token: u64, command: ShardCommand },
+    /// To the control core: the answer.
+    Shard { token: u64, reply: ShardReply },
+    /// Close every connection and await what is in flight. Answered by `Quiet`.
+    Quiesce,
+    /// To the control core: no request of this core is in flight.
+    Quiet,
+    /// Settle every shard. Answered by `Settled`.
+    Settle,
+    /// To the control core: the shards' journals are empty, or (not clean) are left for recovery.
+    Settled { clean: bool },
+    /// Leave the loop.
+    Stop,
+}
+
+/// A connection between two cores.
+pub(crate) struct Adopted {
+    pub(crate) connection: Connection,
+    pub(crate) socket: Handoff,
+}
+
+/// What control asks of a shard.
+#[derive(Debug, Clone)]
+pub(crate) enum ShardCommand {
+    /// Keep a value in the catalogue.
+    Put { key: Vec<u8>, value: Vec<u8> },
+    /// Forget it.
+    Delete { key: Vec<u8> },
+    /// Free everything that the volume has here.
+    Drop(VolumeId),
+    /// Slabs of the volume, and of the shard.
+    Usage(VolumeId),
+}
+
+/// A shard's answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ShardReply {
+    /// A change is durable, or failed.
+    Changed(Result<(), store::Error>),
+    /// Bytes that the volume uses here.
+    Usage(u64),
+}

@@ -1,0 +1,424 @@
+//! What one core does in one turn. The reactor calls it on real time, the simulator on its own.
+
+use super::{Adopted, Links, Message, ShardCommand, ShardReply};
+use crate::dma::Pool;
+use crate::frontend::{Frontend, Post, Surrounding};
+use crate::net::{Event as NetEvent, Net};
+use crate::node::{Control, DiskCounters, EventLog, Registry, Severity};
+use crate::store::{Completion, Shard, VolumeId};
+use crate::volume::{Around, Outbound, Piece, Requests, Routes, ShardAddress, add};
+use nvmeof_target::io::Now;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Tags of management requests to shards have this bit; the rest is control's token.
+const MANAGEMENT: u64 = 1 << 63;
+
+/// What a core is made of.
+pub(crate) struct CoreParts {
+    pub(crate) links: Links,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) net: Box<dyn Net>,
+    pub(crate) shards: Vec<(ShardSeat, Shard)>,
+    pub(crate) registry: Registry,
+    pub(crate) log: EventLog,
+    pub(crate) frontend: Frontend,
+    /// On the first core only.
+    pub(crate) control: Option<Control>,
+    pub(crate) stats: Arc<CoreStats>,
+}
+
+/// Which shard of which disk.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardSeat {
+    /// The disk's position in the node's list.
+    pub(crate) disk: usize,
+    /// The disk's path.
+    pub(crate) path: String,
+    /// The shard's position on the disk.
+    pub(crate) shard: usize,
+}
+
+/// What a core counts; written by it alone.
+#[derive(Default)]
+pub(crate) struct CoreStats {
+    pub(crate) turns: AtomicU64,
+    pub(crate) busy_turns: AtomicU64,
+    pub(crate) asleep_ns: AtomicU64,
+    pub(crate) system_calls: AtomicU64,
+    pub(crate) connections: AtomicU64,
+    pub(crate) buffers_free: AtomicU64,
+    pub(crate) digest_second_passes: AtomicU64,
+    pub(crate) digest_errors: AtomicU64,
+    pub(crate) commands: AtomicU64,
+}
+
+/// How far a core is from its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Quiescing,
+    Quiet,
+    Settling,
+    Settled,
+    Stopped,
+}
+
+/// One core of the plane.
+pub(crate) struct Core {
+    net: Box<dyn Net>,
+    pool: Rc<Pool>,
+    frontend: Frontend,
+    requests: Requests,
+    routes: Routes,
+    paths: Paths,
+    control: Option<Control>,
+    seats: Vec<ShardSeat>,
+    registry: Registry,
+    log: EventLog,
+    stats: Arc<CoreStats>,
+    phase: Phase,
+    events: Vec<NetEvent>,
+    messages: Vec<Message>,
+    completions: Vec<Completion>,
+    /// Volumes to drop as soon as the mailboxes are empty: shard, tag, volume.
+    drops: Vec<(u16, u64, VolumeId)>,
+}
+
+/// The ways to the shards: here, and by mailbox.
+struct Paths {
+    shards: Vec<Shard>,
+    links: Links,
+}
+
+impl Outbound for Paths {
+    fn dispatch(&mut self, address: ShardAddress, piece: Piece) {
+        if address.core == self.links.core() {
+            self.shards[usize::from(address.shard)].submit(piece.tag, piece.request);
+        } else {
+            self.links.send(address.core, Message::Piece { shard: address.shard, piece });
+        }
+    }
+}
+
+impl Post for Paths {
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+}
+
+/// Lends the core's parts to its frontend.
+macro_rules! surrounding {
+    ($core:expr, $now:expr) => {
+        &mut Surrounding {
+            now: $now,
+            pool: &$core.pool,
+            net: &mut *$core.net,
+            requests: &mut $core.requests,
+            routes: &$core.routes,
+            out: &mut $core.paths,
+            control: $core.control.as_mut(),
+        }
+    };
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Self {
+        let CoreParts { links, pool, net, shards, registry, log, frontend, control, stats } = parts;
+        let (seats, shards) = shards.into_iter().unzip();
+        Self {
+            net,
+            pool,
+            frontend,
+            requests: Requests::new(links.core()),
+            routes: Routes::default(),
+            paths: Paths { shards, links },
+            control,
+            seats,
+            registry,
+            log,
+            stats,
+            phase: Phase::Running,
+            events: Vec::with_capacity(256),
+            messages: Vec::with_capacity(256),
+            completions: Vec::with_capacity(256),
+            drops: Vec::new(),
+        }
+    }
+
+    /// One turn. Returns whether there was anything to do.
+    pub(crate) fn turn(&mut self, now: Now) -> bool {
+        let mut worked = self.take_messages(now);
+        worked |= self.take_net_events(now);
+        worked |= self.poll_shards(now);
+        worked |= self.retry(now);
+        worked |= self.run_control(now);
+        worked |= self.frontend.flush(surrounding!(self, now));
+        self.paths.links.flush();
+        self.advance_phase();
+        add(&self.stats.turns, 1);
+        add(&self.stats.busy_turns, u64::from(worked));
+        worked
+    }
+
+    /// When the next turn is due even if nothing comes; `None`: not before something comes.
+    pub(crate) fn deadline(&self) -> Option<Now> {
+        let control = self.control.as_ref().and_then(Control::deadline);
+        [self.frontend.deadline(), control].into_iter().flatten().min()
+    }
+
+    /// Whether the core may sleep until its deadline or something comes.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.paths.links.is_quiet()
+    }
+
+    /// Requests that shards of this core are working on.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.paths.shards.iter().map(Shard::in_flight).sum()
+    }
+
+    /// Whether the core has left its last turn.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopped
+    }
+
+    /// Notes time spent asleep.
+    pub(crate) fn note_sleep(&self, asleep: Now) {
+        add(&self.stats.asleep_ns, asleep.as_nanos() as u64);
+    }
+
+    /// Brings what is read elsewhere up to date: counters, and the shards' events. Now and then, not
+    /// every turn.
+    pub(crate) fn publish(&mut self, system_calls: u64) {
+        let counters = self.frontend.counters();
+        let store = |counter: &AtomicU64, value| counter.store(value, Ordering::Relaxed);
+        store(&self.stats.system_calls, system_calls);
+        store(&self.stats.connections, self.frontend.len() as u64);
+        store(&self.stats.buffers_free, self.pool.available() as u64);
+        store(&self.stats.commands, counters.commands);
+        store(&self.stats.digest_second_passes, counters.digest_second_passes);
+        store(&self.stats.digest_errors, counters.digest_errors);
+        for (seat, shard) in self.seats.iter().zip(&mut self.paths.shards) {
+            while let Some(event) = shard.next_event() {
+                let text = format!("disk {}, shard {}: {event:?}", seat.path, seat.shard);
+                self.log.note(Severity::Error, "disk.fault", text);
+            }
+            self.registry.set_shard(seat.disk, seat.shard, disk_counters(seat, shard));
+        }
+    }
+
+    fn take_messages(&mut self, now: Now) -> bool {
+        let mut messages = std::mem::take(&mut self.messages);
+        let any = self.paths.links.receive(&mut messages);
+        loop {
+            for message in messages.drain(..) {
+                self.on_message(message, now);
+            }
+            // What other cores sent to a volume before they lost its route may still lie in a
+            // mailbox: it goes before the drop.
+            if self.drops.is_empty() || !self.paths.links.receive(&mut messages) {
+                break;
+            }
+        }
+        self.messages = messages;
+        for (shard, tag, volume) in std::mem::take(&mut self.drops) {
+            self.shard(shard).drop_volume(tag, volume);
+        }
+        any
+    }
+
+    fn take_net_events(&mut self, now: Now) -> bool {
+        let mut events = std::mem::take(&mut self.events);
+        self.net.poll(&mut events);
+        let any = !events.is_empty();
+        for event in events.drain(..) {
+            self.frontend.on_event(event, surrounding!(self, now));
+        }
+        self.events = events;
+        any
+    }
+
+    fn poll_shards(&mut self, now: Now) -> bool {
+        let mut completions = std::mem::take(&mut self.completions);
+        let mut worked = false;
+        for index in 0..self.paths.shards.len() {
+            self.paths.shards[index].poll(now, &mut completions);
+            worked |= !completions.is_empty();
+            for completion in completions.drain(..) {
+                self.on_completion(completion, now);
+            }
+        }
+        self.completions = completions;
+        self.deliver_outcomes(now);
+        worked
+    }
+
+    fn on_completion(&mut self, completion: Completion, now: Now) {
+        if completion.tag & MANAGEMENT != 0 {
+            let token = completion.tag & !MANAGEMENT;
+            let reply = ShardReply::Changed(completion.result.map(|_| ()));
+            return self.tell_control(Message::Shard { token, reply }, now);
+        }
+        let core = Requests::origin_core(completion.tag);
+        if core == self.paths.links.core() {
+            self.complete(completion, now);
+        } else {
+            self.paths.links.send(core, Message::Done(completion));
+        }
+    }
+
+    fn complete(&mut self, completion: Completion, now: Now) {
+        let out = &mut self.paths;
+        let around = &mut Around { now, routes: &self.routes, pool: &self.pool, out };
+        self.requests.complete(completion, around);
+    }
+
+    /// Hands ended requests to their connections. Their next ones are polled in the next turn.
+    fn deliver_outcomes(&mut self, now: Now) {
+        while let Some(outcome) = self.requests.take_outcome() {
+            self.frontend.on_outcome(outcome, surrounding!(self, now));
+        }
+    }
+
+    fn retry(&mut self, now: Now) -> bool {
+        let out = &mut self.paths;
+        let around = &mut Around { now, routes: &self.routes, pool: &self.pool, out };
+        let worked = self.requests.retry(around);
+        self.deliver_outcomes(now);
+        worked
+    }
+
+    fn run_control(&mut self, now: Now) -> bool {
+        let Some(control) = &mut self.control else { return false };
+        let mut worked = control.poll(now);
+        while let Some((core, message)) = self.control.as_mut().and_then(Control::take_order) {
+            worked = true;
+            if core == self.paths.links.core() {
+                self.on_message(message, now);
+            } else {
+                self.paths.links.send(core, message);
+            }
+        }
+        worked
+    }
+
+    fn tell_control(&mut self, message: Message, now: Now) {
+        match &mut self.control {
+            Some(control) => control.on_message(message, now),
+            None => self.paths.links.send(0, message),
+        }
+    }
+
+    fn on_message(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Piece { shard, piece } => {
+                self.paths.shards[usize::from(shard)].submit(piece.tag, piece.request);
+            }
+            Message::Done(completion) => self.complete(completion, now),
+            Message::Adopt(adopted) => self.adopt(*adopted, now),
+            Message::Reply { connection, slot, reply } => {
+                self.frontend.on_reply(connection, slot, reply);
+            }
+            Message::Close(connection) => self.frontend.on_close(connection),
+            Message::SetNamespaces(connection, namespaces) => {
+                self.frontend.on_namespaces(connection, namespaces);
+                self.tell_control(Message::NamespacesSet, now);
+            }
+            Message::SetRoute { token, volume, route } => {
+                self.routes.set(volume, route);
+                let reply = ShardReply::Changed(Ok(()));
+                self.tell_control(Message::Shard { token, reply }, now);
+            }
+            Message::Abort { connection, command_id, token } => {
+                let aborted = self.frontend.on_abort(connection, command_id);
+                self.tell_control(Message::Aborted { token, aborted }, now);
+            }
+            Message::Command { shard, token, command } => self.command(shard, token, command, now),
+            Message::Quiesce => {
+                self.frontend.close_all();
+                self.phase = Phase::Quiescing;
+            }
+            Message::Settle => {
+                self.paths.shards.iter_mut().for_each(Shard::shutdown);
+                self.phase = Phase::Settling;
+            }
+            Message::Stop => self.phase = Phase::Stopped,
+            Message::Event { connection, event } => self.forward_event(connection, event, now),
+            Message::Closed(_)
+            | Message::NamespacesSet
+            | Message::Aborted { .. }
+            | Message::Shard { .. }
+            | Message::Quiet
+            | Message::Settled { .. } => self.tell_control(message, now),
+        }
+    }
+
+    fn adopt(&mut self, adopted: Adopted, now: Now) {
+        self.frontend.adopt(adopted, surrounding!(self, now));
+        if self.phase != Phase::Running {
+            self.frontend.close_all();
+        }
+    }
+
+    /// A command from a connection on another core.
+    fn forward_event(
+        &mut self,
+        connection: nvmeof_target::seam::ConnectionId,
+        event: nvmeof_target::seam::Event,
+        now: Now,
+    ) {
+        let control = self.control.as_mut().expect("events go to the control core");
+        control.remote_event(now, connection, event);
+    }
+
+    fn command(&mut self, shard: u16, token: u64, command: ShardCommand, now: Now) {
+        let tag = MANAGEMENT | token;
+        match command {
+            ShardCommand::Put { key, value } => {
+                self.shard(shard).catalogue_put(tag, &key, &value);
+            }
+            ShardCommand::Delete { key } => self.shard(shard).catalogue_delete(tag, &key),
+            ShardCommand::Drop(volume) => self.drops.push((shard, tag, volume)),
+            ShardCommand::Usage(volume) => {
+                let reply = ShardReply::Usage(self.shard(shard).volume_usage(volume));
+                self.tell_control(Message::Shard { token, reply }, now);
+            }
+        }
+    }
+
+    fn shard(&mut self, shard: u16) -> &mut Shard {
+        &mut self.paths.shards[usize::from(shard)]
+    }
+
+    fn advance_phase(&mut self) {
+        let next = match self.phase {
+            Phase::Quiescing if self.frontend.len() == 0 && self.requests.in_flight() == 0 => {
+                (Phase::Quiet, Message::Quiet)
+            }
+            Phase::Settling if self.paths.shards.iter().all(Shard::is_shut_down) => {
+                let clean = !self.paths.shards.iter().any(Shard::is_failed);
+                (Phase::Settled, Message::Settled { clean })
+            }
+            _ => return,
+        };
+        self.phase = next.0;
+        self.tell_control(next.1, Now::ZERO);
+        self.paths.links.flush();
+    }
+}
+
+fn disk_counters(seat: &ShardSeat, shard: &Shard) -> DiskCounters {
+    let (space, counters) = (shard.space(), shard.counters());
+    DiskCounters {
+        path: seat.path.clone(),
+        capacity: space.capacity,
+        free: space.free,
+        checksum_errors: counters.block_errors,
+        journal_bytes: counters.journal_bytes,
+        checkpoints: counters.checkpoints,
+        metadata_hits: counters.cache_hits,
+        metadata_misses: counters.cache_misses,
+        failed: shard.is_failed(),
+    }
+}

@@ -1,0 +1,498 @@
+//! The connections of one core.
+
+use super::connection::{Connection, Input, STAGING, State};
+use super::transmit::{Gather, Gathered};
+use crate::core::{Adopted, Links, Message};
+use crate::dma::{Buf, Pool};
+use crate::net::{Event as NetEvent, ListenerId, Net, Rx, SocketId};
+use crate::node::Control;
+use crate::volume::{Around, Origin, Outbound, Outcome, Requests, Routes};
+use hashbrown::HashMap;
+use nvmeof_target::connection as protocol;
+use nvmeof_target::io::{BlockRequest, Now, Surroundings, Ticket, VolumeIndex};
+use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
+use std::net::SocketAddr;
+
+/// How often connections are asked for deadlines that have passed.
+pub(crate) const DEADLINE_PERIOD: Now = Now::from_millis(100);
+
+/// What the frontend needs of its core for one step.
+pub(crate) struct Surrounding<'a, O> {
+    pub(crate) now: Now,
+    pub(crate) pool: &'a Pool,
+    pub(crate) net: &'a mut dyn Net,
+    pub(crate) requests: &'a mut Requests,
+    pub(crate) routes: &'a Routes,
+    pub(crate) out: &'a mut O,
+    /// On the control core only.
+    pub(crate) control: Option<&'a mut Control>,
+}
+
+/// The way to other cores, beside the way to shards.
+pub(crate) trait Post: Outbound {
+    /// The mailboxes.
+    fn links(&mut self) -> &mut Links;
+}
+
+/// All connections of a core.
+#[derive(Default)]
+pub(crate) struct Frontend {
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    by_socket: HashMap<SocketId, u32>,
+    by_id: HashMap<ConnectionId, u32>,
+    dirty: Vec<u32>,
+    stalled: Vec<u32>,
+    next_deadlines: Now,
+    gone: FrontendCounters,
+    config: protocol::Config,
+}
+
+/// What connections counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FrontendCounters {
+    pub(crate) commands: u64,
+    pub(crate) digest_second_passes: u64,
+    pub(crate) digest_errors: u64,
+}
+
+impl FrontendCounters {
+    fn add(&mut self, counters: &protocol::Counters) {
+        self.commands += counters.reads
+            + counters.writes
+            + counters.flushes
+            + counters.compares
+            + counters.zeroes
+            + counters.datasets
+            + counters.copies
+            + counters.others;
+        self.digest_second_passes += counters.digest_second_pass;
+        self.digest_errors += counters.header_digest_errors + counters.data_digest_errors;
+    }
+}
+
+struct Entry {
+    connection: Connection,
+    socket: SocketId,
+}
+
+impl Frontend {
+    /// A frontend whose connections have these limits.
+    pub(crate) fn new(config: protocol::Config) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Connections open or draining.
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Acts on what happened on a socket.
+    pub(crate) fn on_event<O: Post>(&mut self, event: NetEvent, s: &mut Surrounding<'_, O>) {
+        match event {
+            NetEvent::Accepted { listener, socket, peer, local } => {
+                self.accept(listener, socket, (peer, local), s);
+            }
+            NetEvent::Received { socket, rx, result } => {
+                let index = self.by_socket[&socket];
+                self.received(index, rx, result.unwrap_or(0), s);
+            }
+            NetEvent::Sent { socket, mut tx, result } => {
+                let index = self.by_socket[&socket];
+                let connection = self.connection(index);
+                tx.parts.clear();
+                connection.parts = Some(tx.parts);
+                if result.is_err() {
+                    connection.state = State::Draining;
+                }
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    /// Hands the end of a block request to its connection.
+    pub(crate) fn on_outcome<O: Post>(&mut self, outcome: Outcome, s: &mut Surrounding<'_, O>) {
+        let Outcome { origin, result } = outcome;
+        let index = origin.connection;
+        let entry = self.entries[index as usize].as_mut().expect("drained before it is forgotten");
+        let mut door = around(index, s);
+        entry.connection.protocol.complete(origin.ticket, result, &mut door);
+        self.mark_dirty(index);
+    }
+
+    /// Delivers the target's answer.
+    pub(crate) fn on_reply(&mut self, id: ConnectionId, slot: Slot, reply: Reply) {
+        if let Some(&index) = self.by_id.get(&id) {
+            self.connection(index).protocol.reply(slot, reply);
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Ends a connection once what has been answered is sent.
+    pub(crate) fn on_close(&mut self, id: ConnectionId) {
+        if let Some(&index) = self.by_id.get(&id) {
+            let connection = self.connection(index);
+            if connection.state == State::Open {
+                connection.state = State::Draining;
+            }
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Ends every connection.
+    pub(crate) fn close_all(&mut self) {
+        let ids: Vec<_> = self.by_id.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.on_close(id));
+    }
+
+    /// Replaces a connection's namespaces.
+    pub(crate) fn on_namespaces(&mut self, id: ConnectionId, namespaces: Namespaces) {
+        if let Some(&index) = self.by_id.get(&id) {
+            self.connection(index).protocol.set_namespaces(namespaces);
+        }
+    }
+
+    /// Aborts a command that has not begun; whether it did.
+    pub(crate) fn on_abort(&mut self, id: ConnectionId, command_id: u16) -> bool {
+        let Some(&index) = self.by_id.get(&id) else { return false };
+        self.mark_dirty(index);
+        self.connection(index).protocol.abort(command_id)
+    }
+
+    /// Takes over a connection from the control core.
+    pub(crate) fn adopt<O: Post>(&mut self, adopted: Adopted, s: &mut Surrounding<'_, O>) {
+        let socket = s.net.adopt(adopted.socket);
+        let index = self.insert(adopted.connection, socket);
+        self.advance(index, s);
+    }
+
+    /// Once a turn: input that waited for buffers, deadlines, then output. Returns whether anything
+    /// moved.
+    pub(crate) fn flush<O: Post>(&mut self, s: &mut Surrounding<'_, O>) -> bool {
+        for index in std::mem::take(&mut self.stalled) {
+            self.resume(index, s);
+        }
+        if s.now >= self.next_deadlines {
+            self.next_deadlines = s.now + DEADLINE_PERIOD;
+            self.check_deadlines(s.now);
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let moved = !dirty.is_empty();
+        for index in dirty.drain(..) {
+            self.settle(index, s);
+        }
+        // What became dirty meanwhile waits for the next turn, in the same allocation.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+        moved
+    }
+
+    /// When [`Frontend::flush`] has something to do by itself.
+    pub(crate) fn deadline(&self) -> Option<Now> {
+        if !self.stalled.is_empty() || !self.dirty.is_empty() {
+            return Some(Now::ZERO);
+        }
+        let waiting = |entry: &Entry| entry.connection.protocol.deadline().is_some();
+        self.entries.iter().flatten().any(waiting).then_some(self.next_deadlines)
+    }
+
+    /// Sum of the counters of connections, those gone included.
+    pub(crate) fn counters(&self) -> FrontendCounters {
+        let mut sum = self.gone;
+        for entry in self.entries.iter().flatten() {
+            sum.add(entry.connection.protocol.counters());
+        }
+        sum
+    }
+
+    fn accept<O: Post>(
+        &mut self,
+        listener: ListenerId,
+        socket: SocketId,
+        (peer, local): (SocketAddr, SocketAddr),
+        s: &mut Surrounding<'_, O>,
+    ) {
+        let control = s.control.as_deref_mut().expect("only the control core listens");
+        let Some(id) = control.accept(listener, peer, local) else {
+            s.net.close(socket);
+            return;
+        };
+        let Some(staging) = s.pool.alloc(STAGING) else {
+            control.closed(s.now, id);
+            s.net.close(socket);
+            return;
+        };
+        let protocol = protocol::Connection::new(id, self.config, s.now);
+        let mut connection = Connection::new(id, protocol);
+        connection.input = Input::Held { staging, unread: 0..0 };
+        let index = self.insert(connection, socket);
+        self.advance(index, s);
+    }
+
+    fn received<O: Post>(
+        &mut self,
+        index: u32,
+        rx: Rx,
+        mut received: usize,
+        s: &mut Surrounding<'_, O>,
+    ) {
+        let entry = self.entries[index as usize].as_mut().expect("open while it receives");
+        let connection = &mut entry.connection;
+        let is_over = received == 0;
+        if let Some((buf, range)) = rx.landing {
+            let landed = received.min(range.len());
+            received -= landed;
+            connection.protocol.landed(buf, range, landed, &mut around(index, s));
+        }
+        if is_over {
+            connection.input = Input::Ended;
+            connection.state = State::Draining;
+            self.mark_dirty(index);
+            return;
+        }
+        connection.input = Input::Held { staging: rx.staging, unread: 0..received };
+        self.advance(index, s);
+    }
+
+    /// Feeds what was received to the protocol, then starts the next receive.
+    fn advance<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
+        let entry = self.entries[index as usize].as_mut().expect("advanced while it is open");
+        let connection = &mut entry.connection;
+        let Input::Held { staging, unread } = &mut connection.input else { return };
+        if connection.state != State::Open {
+            connection.input = Input::Ended;
+            self.mark_dirty(index);
+            return;
+        }
+        let mut door = around(index, s);
+        if connection.protocol.starved() {
+            connection.protocol.resume(door.around.now, &mut door);
+        }
+        let now = door.around.now;
+        unread.start += connection.protocol.receive(now, &staging[unread.clone()], &mut door);
+        let is_consumed = unread.start == unread.end;
+        while let Some(event) = connection.protocol.take_event() {
+            if let Some((slot, reply)) = ask(connection.id, event, s) {
+                if let (Some(role), Some(control)) = (&reply.role, s.control.as_deref_mut()) {
+                    let here = s.out.links().core();
+                    let core = control.place(connection.id, role);
+                    connection.moving = (core != here).then_some(core);
+                }
+                connection.protocol.reply(slot, reply);
+            }
+        }
+        if connection.protocol.is_over() {
+            connection.state = State::Draining;
+        } else if is_consumed && connection.moving.is_none() {
+            let Input::Held { staging, .. } =
+                std::mem::replace(&mut connection.input, Input::Receiving)
+            else {
+                unreachable!("looked at above")
+            };
+            let landing = connection.protocol.take_landing();
+            s.net.receive(entry.socket, Rx { landing, staging });
+        }
+        self.note_starved(index);
+        self.mark_dirty(index);
+    }
+
+    /// Has a connection that waits for buffers or slots looked at again next turn.
+    fn note_starved(&mut self, index: u32) {
+        let connection = self.connection(index);
+        let holds =
+            matches!(&connection.input, Input::Held { unread, .. } if unread.start < unread.end);
+        let is_waiting =
+            connection.state == State::Open && (connection.protocol.starved() || holds);
+        if is_waiting && !std::mem::replace(&mut connection.is_stalled, true) {
+            self.stalled.push(index);
+        }
+    }
+
+    /// Goes on with a connection that waited.
+    fn resume<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
+        let entry = self.entries[index as usize].as_mut().expect("stalled while it is open");
+        entry.connection.is_stalled = false;
+        if matches!(entry.connection.input, Input::Held { .. }) {
+            return self.advance(index, s);
+        }
+        if entry.connection.state == State::Open {
+            entry.connection.protocol.resume(s.now, &mut around(index, s));
+        }
+        self.note_starved(index);
+        self.mark_dirty(index);
+    }
+
+    /// Sends what the connection has to say, and brings its end forward.
+    fn settle<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
+        let entry = self.entries[index as usize].as_mut().expect("settled while it is open");
+        entry.connection.is_dirty = false;
+        if entry.connection.state != State::Draining {
+            send(entry, s);
+        }
+        let connection = &mut entry.connection;
+        if connection.protocol.is_over() {
+            connection.state = State::Draining;
+        }
+        if connection.state == State::Draining {
+            connection.protocol.close();
+            if connection.is_socket_idle() {
+                if connection.protocol.outstanding() == 0 {
+                    self.remove(index, s);
+                }
+            } else {
+                s.net.shutdown(entry.socket);
+            }
+            return;
+        }
+        let has_output = connection.protocol.wants_transmit();
+        if let Some(core) = connection.moving
+            && connection.is_socket_idle()
+            && !has_output
+        {
+            self.hand_over(index, core, s);
+        } else if has_output && !connection.is_sending() {
+            // No buffer for its headers: again next turn.
+            self.mark_dirty(index);
+        }
+    }
+
+    fn hand_over<O: Post>(&mut self, index: u32, core: u16, s: &mut Surrounding<'_, O>) {
+        let Entry { mut connection, socket } = self.take(index);
+        connection.moving = None;
+        let socket = s.net.release(socket);
+        let adopted = Box::new(Adopted { connection, socket });
+        s.out.links().send(core, Message::Adopt(adopted));
+    }
+
+    /// Forgets a connection that is closed and drained, and says so to the target.
+    fn remove<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
+        let Entry { connection, socket } = self.take(index);
+        self.gone.add(connection.protocol.counters());
+        s.net.close(socket);
+        match s.control.as_deref_mut() {
+            Some(control) => control.closed(s.now, connection.id),
+            None => s.out.links().send(0, Message::Closed(connection.id)),
+        }
+    }
+
+    fn check_deadlines(&mut self, now: Now) {
+        for index in 0..self.entries.len() as u32 {
+            let Some(entry) = &mut self.entries[index as usize] else { continue };
+            let protocol = &mut entry.connection.protocol;
+            if protocol.deadline().is_some_and(|deadline| deadline <= now) {
+                protocol.on_deadline(now);
+                self.mark_dirty(index);
+            }
+        }
+    }
+
+    fn insert(&mut self, connection: Connection, socket: SocketId) -> u32 {
+        let id = connection.id;
+        let entry = Some(Entry { connection, socket });
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.entries[index as usize] = entry;
+                index
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
+        self.by_socket.insert(socket, index);
+        self.by_id.insert(id, index);
+        index
+    }
+
+    fn take(&mut self, index: u32) -> Entry {
+        let entry = self.entries[index as usize].take().expect("taken once");
+        self.by_socket.remove(&entry.socket);
+        self.by_id.remove(&entry.connection.id);
+        self.dirty.retain(|&other| other != index);
+        self.stalled.retain(|&other| other != index);
+        self.free.push(index);
+        entry
+    }
+
+    fn connection(&mut self, index: u32) -> &mut Connection {
+        let entry = self.entries[index as usize].as_mut();
+        &mut entry.expect("events come while the connection is open").connection
+    }
+
+    fn mark_dirty(&mut self, index: u32) {
+        if !std::mem::replace(&mut self.connection(index).is_dirty, true) {
+            self.dirty.push(index);
+        }
+    }
+}
+
+/// Starts a send if there is something to say and none is outstanding.
+fn send<O: Post>(entry: &mut Entry, s: &mut Surrounding<'_, O>) {
+    let connection = &mut entry.connection;
+    if !connection.protocol.wants_transmit() {
+        return;
+    }
+    let Some(parts) = connection.parts.take() else { return };
+    let mut gather = match Gather::new(s.pool, parts) {
+        Ok(gather) => gather,
+        Err(parts) => {
+            connection.parts = Some(parts);
+            return;
+        }
+    };
+    connection.protocol.transmit(&mut gather);
+    match gather.finish() {
+        Gathered::Send(tx) => s.net.send(entry.socket, tx),
+        Gathered::Nothing(parts) => connection.parts = Some(parts),
+        Gathered::Overflowed => {
+            connection.parts = Some(Vec::new());
+            connection.state = State::Draining;
+        }
+    }
+}
+
+/// Puts an event to the target: directly on its core, by mailbox elsewhere.
+fn ask<O: Post>(
+    id: ConnectionId,
+    event: Event,
+    s: &mut Surrounding<'_, O>,
+) -> Option<(Slot, Reply)> {
+    match s.control.as_deref_mut() {
+        Some(control) => {
+            let slot = event.slot;
+            control.event(s.now, id, event).map(|reply| (slot, reply))
+        }
+        None => {
+            s.out.links().send(0, Message::Event { connection: id, event });
+            None
+        }
+    }
+}
+
+fn around<'a, 'b, O>(index: u32, s: &'a mut Surrounding<'b, O>) -> Door<'a, O> {
+    Door {
+        connection: index,
+        requests: s.requests,
+        around: Around { now: s.now, routes: s.routes, pool: s.pool, out: s.out },
+    }
+}
+
+/// What a connection sees of its core.
+struct Door<'a, O> {
+    connection: u32,
+    requests: &'a mut Requests,
+    around: Around<'a, O>,
+}
+
+impl<O: Outbound> Surroundings for Door<'_, O> {
+    type Buf = Buf;
+
+    fn alloc(&mut self, len: usize) -> Option<Buf> {
+        self.around.pool.alloc(len)
+    }
+
+    fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Buf>) {
+        let origin = Origin { connection: self.connection, ticket };
+        self.requests.submit(origin, volume, request, &mut self.around);
+    }
+}

@@ -1,0 +1,254 @@
+//! The node's control on its first core: the target, the places of connections, and the orders that
+//! follow from what the target and the operator want.
+//!
+//! Control never waits: it answers from what it knows, or starts a job (see [`super::jobs`]) that
+//! goes on when shards and cores have answered.
+
+use super::jobs::{Call, Jobs};
+use super::registry::Registry;
+use super::{ConnectionInfo, EventLog};
+use crate::core::{Message, ShardCommand, ShardReply};
+use crate::net::ListenerId;
+use crate::volume::ShardAddress;
+use crossbeam_channel::Receiver;
+use hashbrown::HashMap;
+use nvmeof_target::io::Now;
+use nvmeof_target::seam::{Action, ConnectionId, Event, Reply, Role};
+use nvmeof_target::target::{ConnectionContext, Nqn, PortId, Target};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// One disk of the node.
+pub(super) struct DiskState {
+    pub(super) path: String,
+    pub(super) uuid: uuid::Uuid,
+    pub(super) mode: &'static str,
+    /// Its shards in the order of the disk.
+    pub(super) shards: Arc<[ShardAddress]>,
+}
+
+/// What control starts from.
+pub(crate) struct ControlParts {
+    pub(super) target: Target,
+    pub(super) subsystem: Nqn,
+    pub(super) listeners: HashMap<ListenerId, u16>,
+    pub(super) disks: Vec<DiskState>,
+    pub(super) cores: u16,
+    pub(super) connections_max: usize,
+    pub(super) inbox: Receiver<Call>,
+    pub(super) events: EventLog,
+    pub(super) registry: Registry,
+}
+
+/// See the module.
+pub(crate) struct Control {
+    pub(super) target: Target,
+    pub(super) subsystem: Nqn,
+    pub(super) disks: Vec<DiskState>,
+    pub(super) cores: u16,
+    pub(super) events: EventLog,
+    pub(super) registry: Registry,
+    pub(super) jobs: Jobs,
+    listeners: HashMap<ListenerId, u16>,
+    places: HashMap<ConnectionId, Place>,
+    next_connection: u64,
+    connections_max: usize,
+    /// I/O queues on each core.
+    load: Vec<u32>,
+    orders: VecDeque<(u16, Message)>,
+    /// Cores that have not yet taken over new namespaces: the target's later actions wait.
+    unsettled: u32,
+    /// The first action that waits for them.
+    held: Option<Action>,
+    inbox: Receiver<Call>,
+}
+
+/// Where a connection is served.
+struct Place {
+    core: u16,
+    context: ConnectionContext,
+    peer: SocketAddr,
+    role: Option<(u16, u16)>,
+}
+
+impl Control {
+    pub(crate) fn new(parts: ControlParts) -> Self {
+        Self {
+            target: parts.target,
+            subsystem: parts.subsystem,
+            disks: parts.disks,
+            cores: parts.cores,
+            events: parts.events,
+            registry: parts.registry,
+            jobs: Jobs::default(),
+            listeners: parts.listeners,
+            places: HashMap::new(),
+            next_connection: 1,
+            connections_max: parts.connections_max,
+            load: vec![0; usize::from(parts.cores)],
+            orders: VecDeque::new(),
+            unsettled: 0,
+            held: None,
+            inbox: parts.inbox,
+        }
+    }
+
+    /// Commands of the operator, deadlines and actions of the target. Returns whether there were any.
+    pub(crate) fn poll(&mut self, now: Now) -> bool {
+        let mut worked = false;
+        while let Ok(call) = self.inbox.try_recv() {
+            worked = true;
+            self.start(call);
+        }
+        if self.target.deadline().is_some_and(|deadline| deadline <= now) {
+            worked = true;
+            self.target.on_deadline(now);
+        }
+        self.take_actions();
+        worked || !self.orders.is_empty()
+    }
+
+    /// When [`Control::poll`] has something to do by itself.
+    pub(crate) fn deadline(&self) -> Option<Now> {
+        if self.orders.is_empty() { self.target.deadline() } else { Some(Now::ZERO) }
+    }
+
+    /// The next message that a core is to have.
+    pub(crate) fn take_order(&mut self) -> Option<(u16, Message)> {
+        self.orders.pop_front()
+    }
+
+    /// A host has connected: its connection's number; `None` to refuse.
+    pub(crate) fn accept(
+        &mut self,
+        listener: ListenerId,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Option<ConnectionId> {
+        if self.is_stopping() || self.places.len() >= self.connections_max {
+            return None;
+        }
+        let port = PortId(*self.listeners.get(&listener)?);
+        let context = ConnectionContext { port, local: local.ip() };
+        let id = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        self.places.insert(id, Place { core: 0, context, peer, role: None });
+        Some(id)
+    }
+
+    /// Chooses the core for a connection whose Connect succeeded.
+    pub(crate) fn place(&mut self, id: ConnectionId, role: &Role) -> u16 {
+        let (Role::Admin(queue) | Role::Io(queue, _)) = role;
+        let place = self.places.get_mut(&id).expect("placed while it is open");
+        place.role = Some((queue.association.controller_id, queue.queue_id));
+        if matches!(role, Role::Admin(_)) {
+            return 0;
+        }
+        let core = (0..self.cores).min_by_key(|&core| self.load[usize::from(core)]).unwrap_or(0);
+        self.load[usize::from(core)] += 1;
+        place.core = core;
+        core
+    }
+
+    /// A command of a connection on this core.
+    pub(crate) fn event(&mut self, now: Now, id: ConnectionId, event: Event) -> Option<Reply> {
+        let context = self.places.get(&id)?.context;
+        self.target.event(now, id, context, event)
+    }
+
+    /// A command of a connection on another core.
+    pub(crate) fn remote_event(&mut self, now: Now, id: ConnectionId, event: Event) {
+        let slot = event.slot;
+        let Some(core) = self.places.get(&id).map(|place| place.core) else { return };
+        if let Some(reply) = self.event(now, id, event) {
+            self.orders.push_back((core, Message::Reply { connection: id, slot, reply }));
+        }
+    }
+
+    /// A connection is closed and drained.
+    pub(crate) fn closed(&mut self, now: Now, id: ConnectionId) {
+        if let Some(place) = self.places.remove(&id) {
+            if place.role.is_some_and(|(_, queue)| queue != 0) {
+                self.load[usize::from(place.core)] -= 1;
+            }
+            self.target.closed(now, id);
+        }
+    }
+
+    /// An answer of a core.
+    pub(crate) fn on_message(&mut self, message: Message, now: Now) {
+        match message {
+            Message::Closed(id) => self.closed(now, id),
+            Message::NamespacesSet => self.unsettled -= 1,
+            Message::Aborted { token, aborted } => self.target.abort_result(token, aborted),
+            Message::Shard { token, reply } => self.job_step(token, reply),
+            Message::Quiet => self.job_step(super::jobs::STOP_TOKEN, ShardReply::Changed(Ok(()))),
+            Message::Settled { clean } => {
+                let result = if clean { Ok(()) } else { Err(crate::store::Error::Failed) };
+                self.job_step(super::jobs::STOP_TOKEN, ShardReply::Changed(result));
+            }
+            _ => unreachable!("only answers come to control"),
+        }
+    }
+
+    /// Gives an order to a core.
+    pub(super) fn order(&mut self, core: u16, message: Message) {
+        self.orders.push_back((core, message));
+    }
+
+    /// Gives a shard a management command; answered by a step of job `token`.
+    pub(super) fn command(&mut self, address: ShardAddress, token: u64, command: ShardCommand) {
+        self.order(address.core, Message::Command { shard: address.shard, token, command });
+    }
+
+    /// Connections, for people.
+    pub(super) fn connections(&self) -> Vec<ConnectionInfo> {
+        let mut list: Vec<_> = self
+            .places
+            .iter()
+            .map(|(id, place)| ConnectionInfo {
+                id: id.0,
+                peer: place.peer.to_string(),
+                host: self.host_of(*id),
+                controller: place.role.map(|(controller, _)| controller),
+                queue: place.role.map(|(_, queue)| queue),
+                core: usize::from(place.core),
+            })
+            .collect();
+        list.sort_by_key(|connection| connection.id);
+        list
+    }
+
+    fn host_of(&self, id: ConnectionId) -> String {
+        self.target.queue(id).map(|queue| queue.host.to_string()).unwrap_or_default()
+    }
+
+    /// Turns the target's actions into orders. Actions after new namespaces wait until every core
+    /// has those, so that no host hears of a change before its I/O queues know it.
+    fn take_actions(&mut self) {
+        while let Some(action) = self.held.take().or_else(|| self.target.take_action()) {
+            if self.unsettled > 0 && !matches!(action, Action::SetNamespaces(..)) {
+                self.held = Some(action);
+                break;
+            }
+            let (id, message) = match action {
+                Action::Reply(id, slot, reply) => {
+                    (id, Message::Reply { connection: id, slot, reply })
+                }
+                Action::Close(id) => (id, Message::Close(id)),
+                Action::SetNamespaces(id, namespaces) => {
+                    (id, Message::SetNamespaces(id, namespaces))
+                }
+                Action::Abort { connection, command_id, token } => {
+                    (connection, Message::Abort { connection, command_id, token })
+                }
+            };
+            let Some(place) = self.places.get(&id) else { continue };
+            if matches!(message, Message::SetNamespaces(..)) {
+                self.unsettled += 1;
+            }
+            self.orders.push_back((place.core, message));
+        }
+    }
+}
