@@ -1,0 +1,181 @@
+//! One guest and one node, as a scenario finds them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::agent::Job;
+use crate::guest::{Guest, Options};
+use crate::image::Image;
+use crate::node::{self, Basalt, Node, Nvmet};
+
+/// Which node to test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// The `basalt` program on the host.
+    Basalt,
+    /// The Linux kernel's target in the guest, to prove the scenarios themselves.
+    Nvmet,
+}
+
+/// What is needed to make a [`Bed`].
+pub(crate) struct Maker {
+    pub(crate) image: Image,
+    pub(crate) kind: Kind,
+    /// The program under test.
+    pub(crate) binary: PathBuf,
+    /// For everything that a run leaves behind.
+    pub(crate) folder: PathBuf,
+    pub(crate) made: u32,
+}
+
+/// A booted guest and a started node without volumes.
+pub(crate) struct Bed {
+    pub(crate) guest: Guest,
+    pub(crate) node: Box<dyn Node>,
+    volumes: Vec<String>,
+}
+
+/// Functions that every script may use.
+const PRELUDE: &str = r#"
+set -euo pipefail
+connect() { # OPTION...
+    nvme connect -t tcp -a $ADDRESS -s $PORT -n $NQN --reconnect-delay=1 --ctrl-loss-tmo=120 \
+        --keep-alive-tmo=10 "$@" > /dev/null
+}
+disconnect() { nvme disconnect -n $NQN > /dev/null; }
+controller() { # the first controller of the subsystem, such as nvme0
+    local c
+    for c in /sys/class/nvme/nvme*; do
+        [ "$(cat $c/subsysnqn)" = $NQN ] && { echo ${c##*/}; return; }
+    done
+    echo "no controller of $NQN" >&2
+    return 1
+}
+device() { # NSID: its block device, waiting for it
+    local d
+    for _ in $(seq 100); do
+        for d in /sys/block/nvme*n*; do
+            case $d in *c*n*c*n*) continue ;; esac
+            [ "$(cat $d/nsid 2> /dev/null)" = "$1" ] && [ -b /dev/${d##*/} ] && {
+                echo /dev/${d##*/}
+                return
+            }
+        done
+        sleep 0.1
+    done
+    echo "namespace $1 did not appear" >&2
+    return 1
+}
+until_true() { # SECONDS COMMAND...
+    local n=$(($1 * 5))
+    shift
+    for _ in $(seq $n); do
+        "$@" && return
+        sleep 0.2
+    done
+    echo "never true: $*" >&2
+    return 1
+}
+"#;
+
+/// Enough for one step on a machine that does other work besides.
+const STEP_LIMIT: Duration = Duration::from_secs(90);
+
+impl Maker {
+    /// Boots a guest and starts a node.
+    pub(crate) fn make(&mut self, capture: Option<&Path>) -> Result<Bed> {
+        self.made += 1;
+        let folder = self.folder.join(self.made.to_string());
+        let mut options = Options { capture: capture.map(Path::to_owned), ..Options::default() };
+        let mut node: Box<dyn Node> = match self.kind {
+            Kind::Basalt => Box::new(Basalt::new(&self.binary, &folder.join("node"))?),
+            Kind::Nvmet => {
+                let (port, _) = node::free_ports()?;
+                options.forward = Some((port, Nvmet::GUEST_PORT));
+                Box::new(Nvmet::new(port))
+            }
+        };
+        let guest = Guest::boot(&self.image, &folder.join("guest"), &options)?;
+        node.start(&guest)?;
+        Ok(Bed { guest, node, volumes: Vec::new() })
+    }
+}
+
+impl Bed {
+    /// Makes a volume that is deleted after the scenario, and returns its namespace id.
+    pub(crate) fn volume(&mut self, name: &str, bytes: u64, block: u32) -> Result<u32> {
+        let nsid = self.node.create_volume(&self.guest, name, bytes, block)?;
+        self.volumes.push(name.to_owned());
+        Ok(nsid)
+    }
+
+    pub(crate) fn resize(&mut self, name: &str, bytes: u64) -> Result<()> {
+        self.node.resize_volume(&self.guest, name, bytes)
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) -> Result<()> {
+        self.node.delete_volume(&self.guest, name)?;
+        self.volumes.retain(|volume| volume != name);
+        Ok(())
+    }
+
+    /// Ends the node at once, leaves it dead for `pause`, and starts it again.
+    pub(crate) fn kill_and_restart(&mut self, pause: Duration) -> Result<()> {
+        self.node.kill(&self.guest)?;
+        std::thread::sleep(pause);
+        self.node.start(&self.guest)
+    }
+
+    /// Runs a script in the guest, with the functions of the prelude.
+    pub(crate) fn run(&self, script: &str) -> Result<String> {
+        self.guest.finish(self.start(script, STEP_LIMIT)?)
+    }
+
+    /// Runs a script that must fail.
+    pub(crate) fn run_to_fail(&self, script: &str) -> Result<String> {
+        self.guest.run_to_fail(&self.with_prelude(script), STEP_LIMIT)
+    }
+
+    /// Starts a script that runs beside others.
+    pub(crate) fn start(&self, script: &str, limit: Duration) -> Result<Job> {
+        self.guest.start(&self.with_prelude(script), limit)
+    }
+
+    /// The same for all scenarios: nothing connected, no volume, and a kernel without complaints.
+    pub(crate) fn clear(&mut self) -> Result<()> {
+        self.run("nvme disconnect-all; [ -z \"$(ls /sys/class/nvme)\" ]")?;
+        for volume in std::mem::take(&mut self.volumes) {
+            self.node.delete_volume(&self.guest, &volume)?;
+        }
+        let complaints = self.run(
+            "dmesg -c | grep -E 'BUG:|WARNING:|Oops|hung task|blocked for more|I/O error' || true",
+        )?;
+        ensure!(complaints.is_empty(), "the guest's kernel complains:\n{complaints}");
+        Ok(())
+    }
+
+    fn with_prelude(&self, script: &str) -> String {
+        let portal = self.node.portal();
+        let discovery = self.node.discovery();
+        format!(
+            "# {}\nNQN={} ADDRESS={} PORT={} DISCOVERY_ADDRESS={} DISCOVERY_PORT={}\n{PRELUDE}\n\
+             {script}",
+            script.trim().lines().next().unwrap_or_default(),
+            self.node.nqn(),
+            portal.address,
+            portal.port,
+            discovery.address,
+            discovery.port,
+        )
+    }
+}
+
+/// A field of what `nvme ... -o json` printed.
+pub(crate) fn field<'a>(
+    document: &'a serde_json::Value,
+    name: &str,
+) -> Result<&'a serde_json::Value> {
+    document.get(name).with_context(|| format!("no field {name} in {document}"))
+}

@@ -1,0 +1,234 @@
+//! Our node, on the host, on a disk in a file.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{Ability, Node, Portal};
+use crate::guest::{Guest, HOST};
+use crate::shell;
+
+const NQN: &str = "nqn.2026-11.io.basalt:hw-tests";
+const DISK: &str = "8GiB";
+const START_LIMIT: Duration = Duration::from_secs(30);
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// A `basalt serve` process with its files in one folder.
+pub(crate) struct Basalt {
+    binary: PathBuf,
+    folder: PathBuf,
+    port: u16,
+    discovery_port: u16,
+    process: Option<Child>,
+}
+
+impl Basalt {
+    /// Prepares a node: its disk, its configuration, two free ports.
+    pub(crate) fn new(binary: &Path, folder: &Path) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let (port, discovery_port) = free_ports()?;
+        let node = Self {
+            binary: binary.to_owned(),
+            folder: folder.to_owned(),
+            port,
+            discovery_port,
+            process: None,
+        };
+        fs::write(node.folder.join("node.toml"), node.configuration())?;
+        let disk = node.folder.join("disk.img");
+        let disk = disk.to_str().context("the path is not UTF-8")?;
+        shell::run(&format!("truncate -s {} '{disk}'", DISK.replace("iB", "")), COMMAND_LIMIT)?;
+        node.offline(&["disk", "format", disk])?;
+        Ok(node)
+    }
+
+    fn configuration(&self) -> String {
+        let folder = self.folder.display();
+        let (port, discovery_port) = (self.port, self.discovery_port);
+        format!(
+            r#"
+[node]
+name = "hw-tests"
+nqn = "{NQN}"
+cores = [0]
+buffers = "128MiB"
+
+[[disk]]
+path = "{folder}/disk.img"
+
+[[portal]]
+listen = "127.0.0.1:{port}"
+advertise = "{HOST}:{port}"
+
+[[portal]]
+listen = "127.0.0.1:{discovery_port}"
+advertise = "{HOST}:{discovery_port}"
+discovery_only = true
+
+[management]
+socket = "{folder}/node.sock"
+"#
+        )
+    }
+
+    /// A command that needs no running node.
+    fn offline(&self, arguments: &[&str]) -> Result<String> {
+        self.output(Command::new(&self.binary).args(arguments))
+    }
+
+    /// A management command to the running node.
+    fn manage(&self, arguments: &[&str]) -> Result<Value> {
+        let socket = self.folder.join("node.sock");
+        let mut command = Command::new("timeout");
+        command.arg(COMMAND_LIMIT.as_secs().to_string()).arg(&self.binary);
+        command.args(["--output", "json", "--socket"]).arg(socket).args(arguments);
+        let printed = self.output(&mut command)?;
+        if printed.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&printed).with_context(|| format!("this is no JSON: {printed}"))
+    }
+
+    fn output(&self, command: &mut Command) -> Result<String> {
+        let output = command.stdin(Stdio::null()).output().context("cannot run basalt")?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("{command:?} failed ({}): {said}{printed}", output.status);
+        }
+        Ok(printed)
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+impl Node for Basalt {
+    fn name(&self) -> &'static str {
+        "basalt"
+    }
+
+    fn start(&mut self, _guest: &Guest) -> Result<()> {
+        let log = self.folder.join("node.log");
+        let log = fs::File::options().create(true).append(true).open(log)?;
+        let mut process = Command::new("setpriv")
+            .args(["--pdeathsig", "kill"])
+            .arg(&self.binary)
+            .args(["serve", "--config"])
+            .arg(self.folder.join("node.toml"))
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("cannot run basalt")?;
+        let started = Instant::now();
+        loop {
+            let ended = process.try_wait()?;
+            if ended.is_none() && self.manage(&["volume", "list"]).is_ok() {
+                break;
+            }
+            if ended.is_some() || started.elapsed() > START_LIMIT {
+                let _ = process.kill();
+                bail!("basalt did not start:\n{}", self.log());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        let first = self.process.is_none();
+        self.process = Some(process);
+        if first {
+            self.allow("*", true)?;
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self, _guest: &Guest) -> Result<()> {
+        if let Some(ended) = self.process.as_mut().and_then(|p| p.try_wait().transpose()) {
+            bail!("basalt had ended by itself ({:?}):\n{}", ended, self.log());
+        }
+        if let Some(process) = &mut self.process {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    fn nqn(&self) -> &str {
+        NQN
+    }
+
+    fn portal(&self) -> Portal {
+        Portal { address: HOST.to_owned(), port: self.port }
+    }
+
+    fn discovery(&self) -> Portal {
+        Portal { address: HOST.to_owned(), port: self.discovery_port }
+    }
+
+    fn offers(&self, _ability: Ability) -> bool {
+        true
+    }
+
+    fn create_volume(&mut self, _guest: &Guest, name: &str, bytes: u64, block: u32) -> Result<u32> {
+        let (bytes, block) = (bytes.to_string(), block.to_string());
+        let arguments =
+            ["volume", "create", name, "--size", bytes.as_str(), "--block-size", block.as_str()];
+        self.manage(&arguments)?;
+        let volume = self.manage(&["volume", "show", name])?;
+        let nsid = find_number(&volume, "nsid").context("`volume show` names no nsid")?;
+        Ok(u32::try_from(nsid)?)
+    }
+
+    fn resize_volume(&mut self, _guest: &Guest, name: &str, bytes: u64) -> Result<()> {
+        self.manage(&["volume", "resize", name, "--size", &bytes.to_string()]).map(drop)
+    }
+
+    fn delete_volume(&mut self, _guest: &Guest, name: &str) -> Result<()> {
+        self.manage(&["volume", "delete", name, "--yes"]).map(drop)
+    }
+
+    fn allow(&mut self, host: &str, allowed: bool) -> Result<()> {
+        self.manage(&["host", if allowed { "allow" } else { "deny" }, host]).map(drop)
+    }
+
+    fn log(&self) -> String {
+        let text = fs::read_to_string(self.folder.join("node.log")).unwrap_or_default();
+        format!("basalt's log ends:\n{}", shell::last_lines(&text, 30))
+    }
+}
+
+impl Drop for Basalt {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = fs::remove_file(self.folder.join("disk.img"));
+    }
+}
+
+/// A number by its name, wherever it lies in the document.
+fn find_number(value: &Value, name: &str) -> Option<u64> {
+    match value {
+        Value::Object(fields) => {
+            let here = fields.get(name).and_then(Value::as_u64);
+            here.or_else(|| fields.values().find_map(|field| find_number(field, name)))
+        }
+        Value::Array(items) => items.iter().find_map(|item| find_number(item, name)),
+        _ => None,
+    }
+}
+
+/// Two ports that nobody listens on just now.
+pub(crate) fn free_ports() -> Result<(u16, u16)> {
+    let first = TcpListener::bind("127.0.0.1:0")?;
+    let second = TcpListener::bind("127.0.0.1:0")?;
+    Ok((first.local_addr()?.port(), second.local_addr()?.port()))
+}

@@ -1,0 +1,94 @@
+//! Connections and nodes that end in the middle of I/O.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Outcome;
+use crate::agent::Job;
+use crate::bed::Bed;
+
+const MIB: u64 = 1 << 20;
+
+/// The host resets its controller again and again; its I/O goes on.
+pub(crate) fn reset(bed: &mut Bed) -> Result<Outcome> {
+    let nsid = bed.volume("reset", 64 * MIB, 4096)?;
+    bed.run("connect")?;
+    let mut load = verified_load(bed, nsid, 10)?;
+    for _ in 0..3 {
+        sleep(Duration::from_secs(1));
+        bed.run(
+            "c=$(controller)
+             nvme reset /dev/$c
+             live() { grep -q live /sys/class/nvme/$c/state; }
+             until_true 30 live",
+        )?;
+    }
+    ensure!(load.is_running(), "the load ended before the last reset");
+    bed.guest.finish(load)?;
+    bed.run("disconnect")?;
+    Ok(Outcome::Passed)
+}
+
+/// The node is killed under load and comes back; the host connects again by itself, no I/O fails,
+/// and everything that was written is there.
+pub(crate) fn kill(bed: &mut Bed) -> Result<Outcome> {
+    let nsid = bed.volume("killed", 64 * MIB, 4096)?;
+    bed.run("connect --data-digest")?;
+    let mut load = verified_load(bed, nsid, 15)?;
+    for pause in [1, 3] {
+        sleep(Duration::from_secs(2));
+        bed.kill_and_restart(Duration::from_secs(pause))?;
+        bed.run(
+            "c=$(controller)
+             live() { grep -q live /sys/class/nvme/$c/state; }
+             until_true 60 live",
+        )?;
+    }
+    ensure!(load.is_running(), "the load ended before the last kill");
+    bed.guest.finish(load)?;
+    bed.run("disconnect")?;
+    // The kernel says which requests it tried again.
+    bed.run("dmesg -C")?;
+    Ok(Outcome::Passed)
+}
+
+/// Files synced before a kill are read back after it, by a host that has no cache of them.
+pub(crate) fn acknowledged(bed: &mut Bed) -> Result<Outcome> {
+    let nsid = bed.volume("kept", 256 * MIB, 512)?;
+    bed.run(&format!(
+        "connect
+         d=$(device {nsid})
+         mkfs.ext4 -q $d
+         mount $d /mnt
+         for n in $(seq 20); do head -c $((n * 50021)) /dev/urandom > /mnt/$n; done
+         sync
+         (cd /mnt && md5sum [0-9]*) > /tmp/sums
+         umount /mnt
+         disconnect"
+    ))?;
+    bed.kill_and_restart(Duration::from_millis(100))?;
+    bed.run(&format!(
+        "connect
+         d=$(device {nsid})
+         e2fsck -fn $d
+         mount $d /mnt
+         (cd /mnt && md5sum --quiet -c /tmp/sums)
+         umount /mnt
+         disconnect"
+    ))?;
+    Ok(Outcome::Passed)
+}
+
+/// fio that writes for `seconds` and reads back what it wrote a little later, all verified.
+fn verified_load(bed: &Bed, nsid: u32, seconds: u32) -> Result<Job> {
+    bed.start(
+        &format!(
+            "fio --name=load --filename=$(device {nsid}) --size=16M --rw=randwrite --bs=4k \
+                 --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 \
+                 --verify_backlog=64 --time_based --runtime={seconds}"
+        ),
+        Duration::from_secs(240),
+    )
+}

@@ -1,0 +1,65 @@
+//! What a stock host does to a node, and what must come of it.
+
+mod connect;
+mod data;
+mod faults;
+mod namespaces;
+
+use anyhow::Result;
+
+use crate::bed::{Bed, Maker};
+use crate::wire;
+
+/// How a scenario that did not fail ended.
+pub(crate) enum Outcome {
+    Passed,
+    /// Nothing was tested, for this reason.
+    Skipped(String),
+}
+
+/// One scenario.
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) run: Run,
+}
+
+/// What a scenario needs.
+pub(crate) enum Run {
+    /// The bed that other scenarios use too.
+    OnBed(fn(&mut Bed) -> Result<Outcome>),
+    /// A machine of its own.
+    Alone(fn(&mut Maker) -> Result<Outcome>),
+}
+
+const fn on_bed(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Bed) -> Result<Outcome>,
+) -> Scenario {
+    Scenario { name, about, run: Run::OnBed(run) }
+}
+
+/// All of them, the quick and basic ones first.
+pub(crate) const SCENARIOS: &[Scenario] = &[
+    on_bed("discover", "discovery log on both ports, and connect-all from it", connect::discover),
+    on_bed("identify", "identify, logs and features as nvme-cli shows them", connect::identify),
+    on_bed("digests", "no, header, data and both digests; 1 and 4 queues", connect::digests),
+    on_bed("host-list", "a host that is not allowed cannot connect", connect::host_list),
+    on_bed("ext4", "mkfs, files, fsck and trim, blocks of 512 and 4096", data::ext4),
+    on_bed("xfs", "mkfs, files, repair and trim, blocks of 512 and 4096", data::xfs),
+    on_bed("fio-verify", "mixed sizes beside trims, every block verified", data::fio_verify),
+    on_bed("trim", "trimmed ranges read as zeroes, their neighbours stay", data::trim),
+    on_bed("commands", "compare, verify, copy, zeroes, deallocate, flush", data::commands),
+    on_bed("fused", "fused Compare and Write", data::fused),
+    on_bed("resize", "the host sees a grown volume by itself", namespaces::resize),
+    on_bed("namespaces", "volumes come and go under I/O", namespaces::come_and_go),
+    on_bed("reset", "the host resets its controller under I/O", faults::reset),
+    on_bed("kill", "the node is killed and restarted under I/O", faults::kill),
+    on_bed("acknowledged", "what was acknowledged is there after a kill", faults::acknowledged),
+    Scenario {
+        name: "wire",
+        about: "tshark finds no fault with the traffic, digests included",
+        run: Run::Alone(wire::check),
+    },
+];
