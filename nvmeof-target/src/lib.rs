@@ -17,3 +17,5 @@ pub mod io;
 pub mod limits;
 pub mod seam;
 pub mod target;
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub mod testing;

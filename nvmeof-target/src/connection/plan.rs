@@ -3,7 +3,8 @@
 
 use super::slots::{Kind, NONE};
 use crate::io::{TRANSFER_MAX, VolumeIndex};
-use crate::seam::{ADMIN_DATA_MAX, COPY_RANGES_MAX, FABRICS_DATA_MAX, Namespace};
+use crate::limits::{ADMIN_DATA_MAX, COPY_RANGES_MAX, FABRICS_DATA_MAX, LONG_COMMAND_MAX};
+use crate::seam::Namespace;
 use storage_spec::crc32c::BLOCK;
 use storage_spec::nvme::command::{
     COPY_RANGE_FORMAT_0, COPY_RANGE_FORMAT_1, Command, CopyDword12, DSM_RANGES_MAX, Direction,
@@ -176,7 +177,8 @@ fn plan_range(
         let on_grid = plan.offset.is_multiple_of(BLOCK as u64);
         let whole_pages = on_grid && plan.len.is_multiple_of(BLOCK as u64);
         // What cannot be read is kept by the page: part of one would take readable data with it.
-        return if plan.kind == Kind::Poison && !whole_pages {
+        let is_unfit = plan.kind == Kind::Poison && !whole_pages;
+        return if is_unfit || plan.len > LONG_COMMAND_MAX {
             Err(Status::INVALID_FIELD)
         } else {
             Ok(())
@@ -233,11 +235,11 @@ fn plan_copy(plan: &mut Plan, command: &Command, capsule_len: u32) -> Result<(),
     // Blocks for now: how many there are the list has to tell.
     plan.offset = command.lba();
     plan.ranges = u16::from(dword_12.ranges_z()) + 1;
-    if plan.ranges > COPY_RANGES_MAX {
+    if usize::from(plan.ranges) > COPY_RANGES_MAX {
         return Err(Status::COMMAND_SIZE_LIMIT_EXCEEDED);
     }
     let need = u32::from(plan.ranges) * stride as u32;
-    let most = u32::from(COPY_RANGES_MAX) * stride as u32;
+    let most = (COPY_RANGES_MAX * stride) as u32;
     (plan.movement, plan.transfer) = source(command, need, most, capsule_len)?;
     Ok(())
 }

@@ -1,0 +1,491 @@
+use super::*;
+use crate::seam::Reply;
+use crate::testing::{Host, Transfer, command};
+use core::time::Duration;
+use storage_spec::nvme::command::{AdminOpcode, Command, NvmOpcode};
+use storage_spec::nvme_tcp::{
+    CapsuleCmd, CommonHeader, DataHeader, FatalError, IcReq, PduType, TermReq,
+};
+use zerocopy::little_endian::{U16, U32};
+use zerocopy::{FromZeros, IntoBytes};
+
+fn admin(opcode: AdminOpcode) -> Command {
+    command(NvmOpcode(opcode.0), 0, 0, 1)
+}
+
+/// The terminate request that answers raw bytes on a link.
+#[track_caller]
+fn terminated(link: &mut Link, bytes: &[u8]) -> (FatalError, u32) {
+    link.host.output_raw(bytes);
+    link.run();
+    let request = link.host.terminated().expect("the controller terminates").clone();
+    assert!(bytes.starts_with(&request.header[..request.header.len().min(8)]));
+    assert!(!link.connection.is_over(), "the host has time to close");
+    link.connection.on_deadline(link.now + Duration::from_secs(29));
+    assert!(!link.connection.is_over());
+    link.connection.on_deadline(link.now + Duration::from_secs(30));
+    assert!(link.connection.is_over());
+    assert_eq!((link.connection.outstanding(), link.memory.live()), (0, 0));
+    (FatalError(request.status), request.information)
+}
+
+fn fresh() -> Link {
+    let mut link = Link::new(HostConfig::default(), Config::default(), memory(), &namespaces());
+    link.host.take_output();
+    link
+}
+
+fn ic_req() -> IcReq {
+    let bytes = Host::new(HostConfig::default()).take_output();
+    zerocopy::FromBytes::read_from_bytes(&bytes).unwrap()
+}
+
+#[test]
+fn every_alignment_and_digest_is_honoured() {
+    for data_alignment in 0..32 {
+        for digests in 0..4 {
+            let host = HostConfig {
+                data_alignment,
+                header_digest: digests & 1 != 0,
+                data_digest: digests & 2 != 0,
+                ..HostConfig::default()
+            };
+            let mut link = io_queue(host);
+            let read = command(NvmOpcode::Read, 1, 1, 8);
+            let finished = link.execute(read, Transfer::Read(4096));
+            assert_eq!(finished.data, link.memory.volumes[0][512..4608]);
+        }
+    }
+}
+
+#[test]
+fn digests_that_are_not_allowed_are_not_granted() {
+    let config = Config { header_digest: false, data_digest: false, ..Config::default() };
+    let mut link = Link::connected(digests(), config, memory(), &namespaces(), 1);
+    let finished = link.execute(command(NvmOpcode::Read, 2, 0, 1), Transfer::Read(4096));
+    assert_eq!(finished.status, Status::SUCCESS);
+}
+
+#[test]
+fn a_bad_ic_req_is_named() {
+    type Spoil = fn(&mut IcReq);
+    let cases: [(Spoil, FatalError, u32); 5] = [
+        (|pdu| pdu.format_version = U16::new(1), FatalError::UnsupportedParameter, 8),
+        (|pdu| pdu.host_data_alignment = 32, FatalError::InvalidField, 10),
+        (|pdu| pdu.common.header_len = 24, FatalError::InvalidField, 2),
+        (|pdu| pdu.common.pdu_len = U32::new(129), FatalError::InvalidField, 4),
+        (|pdu| pdu.common.pdu_type = 0x0A, FatalError::InvalidField, 0),
+    ];
+    for (spoil, status, information) in cases {
+        let mut pdu = ic_req();
+        spoil(&mut pdu);
+        assert_eq!(terminated(&mut fresh(), pdu.as_bytes()), (status, information));
+    }
+}
+
+#[test]
+fn pdus_come_in_order() {
+    let mut capsule = CapsuleCmd::new_zeroed();
+    capsule.common.pdu_type = PduType::CapsuleCmd.0;
+    capsule.common.header_len = 72;
+    capsule.common.pdu_len = U32::new(72);
+    assert_eq!(terminated(&mut fresh(), capsule.as_bytes()), (FatalError::Sequence, 0));
+    let mut link = io_queue(HostConfig::default());
+    assert_eq!(terminated(&mut link, ic_req().as_bytes()), (FatalError::Sequence, 0));
+}
+
+#[test]
+fn a_bad_capsule_header_is_named() {
+    type Spoil = fn(&mut CapsuleCmd);
+    let cases: [(Spoil, FatalError, u32); 10] = [
+        (|pdu| pdu.common.header_len = 71, FatalError::InvalidField, 2),
+        (|pdu| pdu.common.pdu_len = U32::new(71), FatalError::InvalidField, 4),
+        (|pdu| pdu.common.flags = 1, FatalError::InvalidField, 1),
+        (|pdu| pdu.common.pdu_type = PduType::R2t.0, FatalError::InvalidField, 0),
+        (|pdu| pdu.common.pdu_type = PduType::CapsuleResp.0, FatalError::InvalidField, 0),
+        (|pdu| pdu.common.pdu_len = U32::new(73), FatalError::InvalidField, 3),
+        (
+            |pdu| {
+                pdu.common.data_offset = 74;
+                pdu.common.pdu_len = U32::new(80);
+            },
+            FatalError::InvalidField,
+            3,
+        ),
+        (
+            |pdu| {
+                pdu.common.data_offset = 76;
+                pdu.common.pdu_len = U32::new(76);
+            },
+            FatalError::InvalidField,
+            4,
+        ),
+        (
+            |pdu| {
+                pdu.common.data_offset = 72;
+                pdu.common.pdu_len = U32::new(72 + 8193);
+            },
+            FatalError::LimitExceeded,
+            0,
+        ),
+        (
+            |pdu| {
+                pdu.common.data_offset = 72;
+                pdu.common.flags = 2;
+                pdu.common.pdu_len = U32::new(80);
+            },
+            FatalError::InvalidField,
+            1,
+        ),
+    ];
+    for (spoil, status, information) in cases {
+        let mut pdu = CapsuleCmd::new_zeroed();
+        pdu.common.pdu_type = PduType::CapsuleCmd.0;
+        pdu.common.header_len = 72;
+        pdu.common.pdu_len = U32::new(72);
+        spoil(&mut pdu);
+        let mut link = io_queue(HostConfig::default());
+        assert_eq!(terminated(&mut link, pdu.as_bytes()), (status, information));
+    }
+}
+
+#[test]
+fn a_bad_header_digest_ends_the_connection() {
+    let mut link = io_queue(digests());
+    link.host.capsule(&command(NvmOpcode::Flush, 1, 0, 1), &[]);
+    let mut bytes = link.host.take_output();
+    bytes[73] ^= 0x10;
+    let received = u32::from_le_bytes(bytes[72..76].try_into().unwrap());
+    assert_eq!(terminated(&mut link, &bytes), (FatalError::HeaderDigest, received));
+    assert_eq!(link.connection.counters().header_digest_errors, 1);
+}
+
+#[test]
+fn a_bad_data_digest_fails_the_command_alone() {
+    for transfer in [Transfer::Write(vec![1; 4096]), Transfer::WriteByR2t(vec![1; 4096])] {
+        let mut link = io_queue(digests());
+        let before = link.memory.volumes[1].clone();
+        link.host.spoil_next_data_digest = true;
+        let write = command(NvmOpcode::Write, 2, 0, 1);
+        let finished = link.execute(write, transfer.clone());
+        assert_eq!(finished.status, Status::TRANSIENT_TRANSPORT_ERROR);
+        assert_eq!(link.memory.volumes[1], before);
+        assert_eq!(link.execute(write, transfer).status, Status::SUCCESS);
+        assert_eq!(link.connection.counters().data_digest_errors, 1);
+    }
+}
+
+/// A link with a write whose R2T is held back; the H2CData header that would answer it.
+fn with_r2t(config: Config) -> (Link, DataHeader) {
+    let mut link = Link::connected(HostConfig::default(), config, memory(), &namespaces(), 1);
+    link.host.hold_r2ts = true;
+    link.host.submit(command(NvmOpcode::Write, 2, 0, 4), Transfer::Write(vec![1; 16384]));
+    link.run();
+    let (command_id, tag, offset, len) = link.host.held_r2ts()[0];
+    assert_eq!((offset, len), (0, 16384));
+    let mut header = DataHeader::new_zeroed();
+    header.common = CommonHeader {
+        pdu_type: PduType::H2cData.0,
+        flags: 0,
+        header_len: 24,
+        data_offset: 24,
+        pdu_len: U32::new(24 + 4096),
+    };
+    header.command_id = U16::new(command_id);
+    header.transfer_tag = U16::new(tag);
+    header.data_len = U32::new(4096);
+    (link, header)
+}
+
+#[test]
+fn bad_h2c_data_are_named() {
+    type Spoil = fn(&mut DataHeader);
+    let cases: [(Spoil, FatalError, u32); 11] = [
+        (|pdu| pdu.transfer_tag = U16::new(99), FatalError::InvalidField, 10),
+        (|pdu| pdu.transfer_tag = U16::new(u16::MAX), FatalError::InvalidField, 10),
+        (|pdu| pdu.command_id = U16::new(pdu.command_id.get() + 1), FatalError::InvalidField, 8),
+        (|pdu| pdu.data_offset = U32::new(4), FatalError::DataOutOfRange, 0),
+        (|pdu| pdu.data_offset = U32::new(u32::MAX), FatalError::DataOutOfRange, 0),
+        (|pdu| pdu.data_len = U32::new(0), FatalError::InvalidField, 16),
+        (|pdu| pdu.data_len = U32::new(4092), FatalError::InvalidField, 4),
+        (|pdu| pdu.data_len = U32::new(u32::MAX), FatalError::LimitExceeded, 0),
+        (|pdu| pdu.data_len = U32::new(16388), FatalError::DataOutOfRange, 0),
+        (|pdu| pdu.common.flags = 4, FatalError::InvalidField, 1),
+        (|pdu| pdu.common.pdu_len = U32::new(24), FatalError::InvalidField, 4),
+    ];
+    for (index, (spoil, status, information)) in cases.into_iter().enumerate() {
+        let (mut link, mut pdu) = with_r2t(Config::default());
+        spoil(&mut pdu);
+        assert_eq!(terminated(&mut link, pdu.as_bytes()), (status, information), "case {index}");
+    }
+    let (mut link, mut pdu) = with_r2t(Config { h2c_data_max: 4096, ..Config::default() });
+    pdu.data_len = U32::new(8192);
+    pdu.common.pdu_len = U32::new(24 + 8192);
+    assert_eq!(terminated(&mut link, pdu.as_bytes()), (FatalError::LimitExceeded, 0));
+}
+
+#[test]
+fn the_last_h2c_data_of_an_r2t_says_so() {
+    let (mut link, mut pdu) = with_r2t(Config::default());
+    pdu.data_len = U32::new(16384);
+    pdu.common.pdu_len = U32::new(24 + 16384);
+    assert_eq!(terminated(&mut link, pdu.as_bytes()), (FatalError::InvalidField, 1));
+}
+
+#[test]
+fn data_come_once() {
+    let (mut link, mut pdu) = with_r2t(Config::default());
+    link.host.answer_r2ts();
+    link.run();
+    assert_eq!(link.host.outstanding(), 0);
+    pdu.data_len = U32::new(4096);
+    assert_eq!(terminated(&mut link, pdu.as_bytes()), (FatalError::InvalidField, 10));
+}
+
+#[test]
+fn a_terminate_request_of_the_host_ends_the_connection() {
+    let mut link = io_queue(HostConfig::default());
+    link.hold_blocks = true;
+    link.host.submit(command(NvmOpcode::Read, 1, 0, 1), Transfer::Read(512));
+    link.run();
+    let mut request = TermReq::new_zeroed();
+    request.common.pdu_type = PduType::H2cTermReq.0;
+    request.common.header_len = 24;
+    request.common.pdu_len = U32::new(32);
+    link.host.output_raw(request.as_bytes());
+    link.host.output_raw(&[1; 8]);
+    link.run();
+    assert!(link.connection.is_over() && link.connection.outstanding() == 1);
+    link.complete(0);
+    assert_eq!((link.connection.outstanding(), link.memory.live()), (0, 0));
+    assert_eq!(link.connection.counters().term_requests_received, 1);
+}
+
+#[test]
+fn deadlines_of_the_beginning() {
+    let mut link = fresh();
+    let deadline = link.connection.deadline().unwrap();
+    link.connection.on_deadline(deadline - Duration::from_millis(1));
+    assert!(!link.connection.is_over());
+    link.connection.on_deadline(deadline);
+    assert!(link.connection.is_over());
+
+    let mut link = fresh();
+    link.host = Host::new(HostConfig::default());
+    link.run();
+    let deadline = link.connection.deadline().unwrap();
+    assert_eq!(deadline, link.now + Config::default().connect_timeout);
+    link.connection.on_deadline(deadline);
+    assert!(link.connection.is_over());
+    assert_eq!(io_queue(HostConfig::default()).connection.deadline(), None);
+}
+
+#[test]
+fn only_connect_before_connect() {
+    let mut link = fresh();
+    link.host = Host::new(HostConfig::default());
+    link.run();
+    let early = link.execute(admin(AdminOpcode::Identify), Transfer::Read(4096));
+    assert_eq!(early.status, Status::COMMAND_SEQUENCE_ERROR.dnr());
+    link.hold_events = true;
+    let connect = link.host.connect(0, 0xFFFF, "nqn.s", "nqn.h");
+    link.run();
+    let again = link.host.connect(0, 0xFFFF, "nqn.s", "nqn.h");
+    assert_eq!(link.finish(again).status, Status::COMMAND_SEQUENCE_ERROR.dnr());
+    let event = link.events.pop().unwrap();
+    assert_eq!(event.data.len(), 1024);
+    // A Connect that failed may be followed by another.
+    let status = u16::from(Status::CONNECT_CONTROLLER_BUSY);
+    let refusal = Reply { status, result: 0, data: vec![], role: None };
+    link.connection.reply(event.slot, refusal);
+    assert_eq!(link.finish(connect).status, Status::CONNECT_CONTROLLER_BUSY);
+    link.hold_events = false;
+    let connect = link.host.connect(0, 0xFFFF, "nqn.s", "nqn.h");
+    assert_eq!(link.finish(connect).status, Status::SUCCESS);
+    let connect = link.host.connect(0, 0xFFFF, "nqn.s", "nqn.h");
+    assert_eq!(link.finish(connect).status, Status::COMMAND_SEQUENCE_ERROR.dnr());
+}
+
+#[test]
+fn admin_commands_go_to_the_target() {
+    for host in [HostConfig::default(), digests()] {
+        let mut link = admin_queue(host);
+        for len in [4, 4096, 5000, 65_536] {
+            let finished = link.execute(admin(AdminOpcode::Identify), Transfer::Read(len));
+            assert_eq!(finished.status, Status::SUCCESS);
+            assert!(finished.data.iter().enumerate().all(|(at, &byte)| byte == at as u8));
+        }
+        for len in [4, 4096, 8192, 8193, 65_536] {
+            let data = bytes(len, 5);
+            let crc = u64::from(storage_spec::crc32c::checksum(&data));
+            let set = admin(AdminOpcode(0x81));
+            let finished = link.execute(set, Transfer::Write(data));
+            assert_eq!((finished.status, finished.result), (Status::SUCCESS, crc));
+        }
+        let too_much = Transfer::Write(vec![0; 65_537]);
+        let finished = link.execute(admin(AdminOpcode(0x81)), too_much);
+        assert_eq!(finished.status, Status::DATA_SGL_LENGTH_INVALID.dnr());
+    }
+}
+
+#[test]
+fn a_reply_is_cut_or_filled_to_what_the_host_has_room_for() {
+    let mut link = admin_queue(HostConfig::default());
+    link.hold_events = true;
+    for (data, expected) in [
+        (vec![7; 600], vec![7; 512]),
+        (vec![7; 2], {
+            let mut filled = vec![0; 512];
+            filled[..2].fill(7);
+            filled
+        }),
+    ] {
+        let command_id = link.host.submit(admin(AdminOpcode::GetLogPage), Transfer::Read(512));
+        link.run();
+        let event = link.events.pop().unwrap();
+        link.connection.reply(event.slot, Reply { status: 0, result: 0, data, role: None });
+        assert_eq!(link.finish(command_id).data, expected);
+    }
+}
+
+#[test]
+fn a_command_identifier_in_use_is_refused() {
+    let mut link = io_queue(HostConfig::default());
+    link.hold_blocks = true;
+    let read = link.host.submit(command(NvmOpcode::Read, 1, 0, 1), Transfer::Read(512));
+    link.run();
+    let mut again = command(NvmOpcode::Flush, 1, 0, 1);
+    again.command_id = U16::new(read);
+    again.flags = 0x40;
+    link.host.capsule(&again, &[]);
+    // The host knows one command by that name, so that it takes the refusal for that one's end.
+    assert_eq!(link.finish(read).status, Status::COMMAND_ID_CONFLICT.dnr());
+    link.connection.close();
+    link.complete(0);
+    assert_eq!(link.memory.live(), 0);
+}
+
+#[test]
+fn in_capsule_data_may_be_off() {
+    let config = Config { in_capsule_max: 0, ..Config::default() };
+    let host = HostConfig { in_capsule_max: 0, ..HostConfig::default() };
+    let mut link = Link::connected(host, config, memory(), &namespaces(), 1);
+    let write = command(NvmOpcode::Write, 1, 0, 1);
+    assert_eq!(link.execute(write, Transfer::Write(vec![5; 512])).status, Status::SUCCESS);
+    assert_eq!(link.connection.counters().r2ts, 1);
+}
+
+#[test]
+fn h2c_data_arrive_in_pieces() {
+    for host in [HostConfig::default(), digests()] {
+        for h2c_data_max in [4, 1000, 4096, 65_536] {
+            let mut link = io_queue(HostConfig { h2c_data_max, ..host });
+            let data = bytes(20_480, 3);
+            let write = command(NvmOpcode::Write, 1, 3, 40);
+            let finished = link.execute(write, Transfer::Write(data.clone()));
+            assert_eq!(finished.status, Status::SUCCESS);
+            assert_eq!(link.memory.volumes[0][3 << 9..43 << 9], data);
+        }
+    }
+}
+
+#[test]
+fn sq_head_counts_the_entries() {
+    let host = HostConfig { flow_control_disabled: false, entries: 4, ..HostConfig::default() };
+    let mut link = io_queue(host);
+    let mut heads = vec![];
+    for _ in 0..5 {
+        link.execute(command(NvmOpcode::Flush, 1, 0, 1), Transfer::None);
+        heads.push(link.connection.sq_head);
+    }
+    assert_eq!(heads, [2, 3, 0, 1, 2]);
+}
+
+#[test]
+fn commands_beyond_the_slots_wait_in_the_stream() {
+    let mut link = io_queue(HostConfig { entries: 4, ..HostConfig::default() });
+    link.hold_blocks = true;
+    let reads: Vec<u16> = (0..7)
+        .map(|_| link.host.submit(command(NvmOpcode::Read, 1, 0, 1), Transfer::Read(512)))
+        .collect();
+    link.run();
+    assert!(link.connection.blocked());
+    assert_eq!(link.memory.pending(), 4);
+    link.hold_blocks = false;
+    for read in reads {
+        assert_eq!(link.finish(read).status, Status::SUCCESS);
+    }
+}
+
+#[test]
+fn commands_wait_for_buffers() {
+    let mut link = io_queue(HostConfig::default());
+    link.hold_blocks = true;
+    link.memory.buffers_max = 1;
+    let read = command(NvmOpcode::Read, 1, 0, 1);
+    let write = command(NvmOpcode::Write, 1, 8, 1);
+    let first = link.host.submit(read, Transfer::Read(512));
+    let second = link.host.submit(read, Transfer::Read(512));
+    let third = link.host.submit(write, Transfer::WriteByR2t(vec![1; 512]));
+    let fourth = link.host.submit(write, Transfer::Write(vec![2; 512]));
+    link.run();
+    assert!(link.connection.blocked() && link.connection.starved());
+    // Both that wait in a slot and the one that waits in the stream can be aborted.
+    assert!(link.connection.abort(third) && link.connection.abort(fourth));
+    assert!(!link.connection.abort(fourth) && !link.connection.abort(first));
+    link.hold_blocks = false;
+    assert_eq!(link.finish(first).status, Status::SUCCESS);
+    assert_eq!(link.finish(second).status, Status::SUCCESS);
+    assert_eq!(link.finish(third).status, Status::ABORT_REQUESTED);
+    assert_eq!(link.finish(fourth).status, Status::ABORT_REQUESTED);
+    assert_eq!(link.connection.counters().aborted, 2);
+    assert_eq!(link.memory.live(), 0);
+}
+
+#[test]
+fn abort_tells_the_truth() {
+    let mut link = io_queue(HostConfig::default());
+    link.hold_blocks = true;
+    link.host.hold_r2ts = true;
+    let before = link.memory.volumes[0].clone();
+    let write = command(NvmOpcode::Write, 1, 8, 1);
+    let awaits_data = link.host.submit(write, Transfer::WriteByR2t(vec![1; 512]));
+    let executes = link.host.submit(write, Transfer::Write(vec![2; 512]));
+    link.run();
+    link.wire_room = 0;
+    let r2t_not_sent = link.host.submit(write, Transfer::WriteByR2t(vec![3; 512]));
+    link.run();
+    assert!(link.connection.abort(awaits_data));
+    assert!(link.connection.abort(r2t_not_sent));
+    assert!(!link.connection.abort(executes));
+    assert!(!link.connection.abort(9999));
+    link.wire_room = 1;
+    link.run();
+    assert_eq!(link.finish(r2t_not_sent).status, Status::ABORT_REQUESTED);
+    assert!(link.host.finished(awaits_data).is_none(), "its data are still due");
+    link.host.answer_r2ts();
+    assert_eq!(link.finish(awaits_data).status, Status::ABORT_REQUESTED);
+    assert_eq!(link.memory.volumes[0], before);
+    link.hold_blocks = false;
+    assert_eq!(link.finish(executes).status, Status::SUCCESS);
+}
+
+#[test]
+fn traffic_is_told_to_the_association() {
+    let mut link = io_queue(HostConfig::default());
+    link.now += Duration::from_secs(5);
+    link.execute(command(NvmOpcode::Flush, 1, 0, 1), Transfer::None);
+    assert_eq!(link.association.last_traffic(), link.now);
+}
+
+#[test]
+fn a_reply_after_the_end_is_ignored() {
+    let mut link = admin_queue(HostConfig::default());
+    link.hold_events = true;
+    link.host.submit(admin(AdminOpcode::AsyncEventRequest), Transfer::None);
+    link.run();
+    link.connection.close();
+    let slot = link.events.pop().unwrap().slot;
+    link.connection.reply(slot, Reply { status: 0, result: 0, data: vec![], role: None });
+    assert!(link.connection.is_over() && !link.connection.wants_transmit());
+}

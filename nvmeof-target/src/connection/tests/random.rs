@@ -1,0 +1,1 @@
+//! Random commands over random fragments, completed in random order, against an array of bytes.
