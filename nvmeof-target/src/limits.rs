@@ -32,12 +32,3 @@ pub const ABORTS_MAX: usize = 4;
 
 /// Most Asynchronous Event Requests of one controller at once (AERL + 1).
 pub const ASYNC_EVENTS_MAX: usize = 4;
-
-/// Bytes of in-capsule data that every queue takes for Fabrics and admin commands.
-pub const CONTROL_CAPSULE_DATA_MAX: u32 = 8192;
-
-/// Most data that a Fabrics command may bring.
-pub const FABRICS_DATA_MAX: u32 = 8192;
-
-/// Most data that an admin command may bring.
-pub const ADMIN_DATA_MAX: u32 = 65_536;

@@ -9,6 +9,19 @@ use crate::io::{Now, VolumeIndex};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
+/// Most source ranges of one Copy command (Identify Namespace MSRC, 0-based there).
+pub const COPY_RANGES_MAX: u16 = 128;
+/// Most logical blocks in one source range of Copy (MSSRL).
+pub const COPY_RANGE_BLOCKS_MAX: u16 = 4096;
+/// Most logical blocks copied by one command (MCL).
+pub const COPY_BLOCKS_MAX: u32 = 32_768;
+/// Bytes of in-capsule data that every queue takes for Fabrics and admin commands.
+pub const CONTROL_CAPSULE_DATA_MAX: u32 = 8192;
+/// Most data that a Fabrics command may bring.
+pub const FABRICS_DATA_MAX: u32 = 8192;
+/// Most data that an admin command may bring.
+pub const ADMIN_DATA_MAX: u32 = 65_536;
+
 /// A connection, as the surroundings number it: unique for the life of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);

@@ -6,8 +6,7 @@ use super::execute::status_of;
 use super::plan::{lookup, range_bytes};
 use super::slots::Kind;
 use crate::io::{BlockRequest, BlockResult, Buffer, Surroundings};
-use crate::limits::{COPY_MAX, COPY_RANGE_MAX};
-use crate::seam::Namespace;
+use crate::seam::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, Namespace};
 use storage_spec::crc32c::{self, BLOCK};
 use storage_spec::nvme::command::{CopyRange, DsmRange};
 use storage_spec::nvme::status::Status;
@@ -88,12 +87,11 @@ impl<B: Buffer> Connection<B> {
         let entry = &self.slots[slot];
         let namespace =
             lookup(&self.namespaces, entry.namespace_id).map_err(|status| (0, status))?;
-        let shift = entry.block_shift;
         let mut blocks = 0;
         for range in 0..entry.progress.ranges {
             let len = u64::from(self.copy_range(slot, range).blocks_z.get()) + 1;
             blocks += len;
-            if len << shift > COPY_RANGE_MAX || blocks << shift > COPY_MAX {
+            if len > u64::from(COPY_RANGE_BLOCKS_MAX) || blocks > u64::from(COPY_BLOCKS_MAX) {
                 return Err((range, Status::COMMAND_SIZE_LIMIT_EXCEEDED));
             }
         }

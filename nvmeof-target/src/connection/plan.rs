@@ -3,8 +3,8 @@
 
 use super::slots::{Kind, NONE};
 use crate::io::{TRANSFER_MAX, VolumeIndex};
-use crate::limits::{ADMIN_DATA_MAX, COPY_RANGES_MAX, FABRICS_DATA_MAX, LONG_COMMAND_MAX};
-use crate::seam::Namespace;
+use crate::limits::LONG_COMMAND_MAX;
+use crate::seam::{ADMIN_DATA_MAX, COPY_RANGES_MAX, FABRICS_DATA_MAX, Namespace};
 use storage_spec::crc32c::BLOCK;
 use storage_spec::nvme::command::{
     COPY_RANGE_FORMAT_0, COPY_RANGE_FORMAT_1, Command, CopyDword12, DSM_RANGES_MAX, Direction,
@@ -235,11 +235,11 @@ fn plan_copy(plan: &mut Plan, command: &Command, capsule_len: u32) -> Result<(),
     // Blocks for now: how many there are the list has to tell.
     plan.offset = command.lba();
     plan.ranges = u16::from(dword_12.ranges_z()) + 1;
-    if usize::from(plan.ranges) > COPY_RANGES_MAX {
+    if plan.ranges > COPY_RANGES_MAX {
         return Err(Status::COMMAND_SIZE_LIMIT_EXCEEDED);
     }
     let need = u32::from(plan.ranges) * stride as u32;
-    let most = (COPY_RANGES_MAX * stride) as u32;
+    let most = u32::from(COPY_RANGES_MAX) * stride as u32;
     (plan.movement, plan.transfer) = source(command, need, most, capsule_len)?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::digest::{digest, seal_pages};
 use super::slots::{Kind, NONE, State};
 use super::{Connection, Phase, TERMINATION_TIMEOUT};
 use crate::io::{Buffer, Now, Surroundings};
-use crate::limits::CONTROL_CAPSULE_DATA_MAX;
+use crate::seam::CONTROL_CAPSULE_DATA_MAX;
 use core::mem::offset_of;
 use core::ops::Range;
 use storage_spec::crc32c;

@@ -259,7 +259,7 @@ fn copies_beyond_the_limits_are_refused() {
     let mut link = io_queue(HostConfig::default());
     let before = link.memory.volumes[0].clone();
     for (ranges, format, destination, expected, result) in [
-        (vec![(0, 1), (0, 2049)], 0, 5000, Status::COMMAND_SIZE_LIMIT_EXCEEDED, 1),
+        (vec![(0, 1), (0, 4097)], 0, 5000, Status::COMMAND_SIZE_LIMIT_EXCEEDED, 1),
         (vec![(0, 1); 129], 0, 5000, Status::COMMAND_SIZE_LIMIT_EXCEEDED, 0),
         (vec![(0, 2)], 0, 8191, Status::LBA_OUT_OF_RANGE, 0),
         (vec![(0, 1), (8191, 2)], 0, 5000, Status::LBA_OUT_OF_RANGE, 1),
