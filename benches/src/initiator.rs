@@ -186,7 +186,14 @@ impl Queue {
     }
 
     /// Queues a read of `blocks` logical blocks (`len` bytes).
-    pub(crate) fn read(&mut self, command_id: u16, namespace: u32, lba: u64, blocks: u32, len: usize) {
+    pub(crate) fn read(
+        &mut self,
+        command_id: u16,
+        namespace: u32,
+        lba: u64,
+        blocks: u32,
+        len: usize,
+    ) {
         let mut command = io_command(NvmOpcode::Read.0, command_id, namespace, lba, blocks);
         command.sgl = sgl(len, SGL_TRANSPORT);
         let header = common(PduType::CapsuleCmd.0, 72, 0, 72);
@@ -194,7 +201,14 @@ impl Queue {
     }
 
     /// Queues a write.
-    pub(crate) fn write(&mut self, command_id: u16, namespace: u32, lba: u64, blocks: u32, len: usize) {
+    pub(crate) fn write(
+        &mut self,
+        command_id: u16,
+        namespace: u32,
+        lba: u64,
+        blocks: u32,
+        len: usize,
+    ) {
         let mut command = io_command(NvmOpcode::Write.0, command_id, namespace, lba, blocks);
         if len > IN_CAPSULE_MAX {
             command.sgl = sgl(len, SGL_TRANSPORT);

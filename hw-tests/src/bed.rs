@@ -28,6 +28,8 @@ pub(crate) struct Maker {
     /// For everything that a run leaves behind.
     pub(crate) folder: PathBuf,
     pub(crate) made: u32,
+    /// No bed could be made; another try would end the same.
+    pub(crate) is_broken: bool,
 }
 
 /// A booted guest and a started node without volumes.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use bed::{Bed, Kind, Maker};
@@ -75,7 +75,14 @@ fn run(arguments: &Arguments) -> Result<u32> {
     }
     let folder = target.join("hil").join(format!("run-{}", std::process::id()));
     let binary = arguments.binary.clone().unwrap_or_else(|| build.join("basalt"));
-    let maker = Maker { image, kind: arguments.node, binary, folder: folder.clone(), made: 0 };
+    let maker = Maker {
+        image,
+        kind: arguments.node,
+        binary,
+        folder: folder.clone(),
+        made: 0,
+        is_broken: false,
+    };
     let chosen = |scenario: &&Scenario| {
         let names = &arguments.names;
         names.is_empty() || names.iter().any(|name| scenario.name.contains(name.as_str()))
@@ -123,7 +130,10 @@ fn run_one(maker: &mut Maker, bed: &mut Option<Bed>, scenario: &Scenario) -> Res
     match scenario.run {
         scenario::Run::OnBed(run) => {
             if bed.is_none() {
+                ensure!(!maker.is_broken, "there is nothing to run it on: see above");
+                maker.is_broken = true;
                 *bed = Some(maker.make(None)?);
+                maker.is_broken = false;
             }
             let bed = bed.as_mut().context("a bed was just made")?;
             let outcome = run(bed)?;
@@ -131,6 +141,7 @@ fn run_one(maker: &mut Maker, bed: &mut Option<Bed>, scenario: &Scenario) -> Res
             Ok(outcome)
         }
         scenario::Run::Alone(run) => {
+            ensure!(!maker.is_broken, "there is nothing to run it on: see above");
             // Only one machine at a time: it takes all processors as it is.
             *bed = None;
             run(maker)

@@ -43,8 +43,7 @@ impl Basalt {
         fs::write(node.folder.join("node.toml"), node.configuration())?;
         let disk = node.folder.join("disk.img");
         let disk = disk.to_str().context("the path is not UTF-8")?;
-        shell::run(&format!("truncate -s {} '{disk}'", DISK.replace("iB", "")), COMMAND_LIMIT)?;
-        node.offline(&["disk", "format", disk])?;
+        node.offline(&["disk", "format", disk, "--size", DISK, "--allocate", "sparse"])?;
         Ok(node)
     }
 
@@ -181,16 +180,14 @@ impl Node for Basalt {
 
     fn create_volume(&mut self, _guest: &Guest, name: &str, bytes: u64, block: u32) -> Result<u32> {
         let (bytes, block) = (bytes.to_string(), block.to_string());
-        let arguments =
-            ["volume", "create", name, "--size", bytes.as_str(), "--block-size", block.as_str()];
-        self.manage(&arguments)?;
+        self.manage(&["volume", "create", name, &bytes, "--block-size", &block])?;
         let volume = self.manage(&["volume", "show", name])?;
         let nsid = find_number(&volume, "nsid").context("`volume show` names no nsid")?;
         Ok(u32::try_from(nsid)?)
     }
 
     fn resize_volume(&mut self, _guest: &Guest, name: &str, bytes: u64) -> Result<()> {
-        self.manage(&["volume", "resize", name, "--size", &bytes.to_string()]).map(drop)
+        self.manage(&["volume", "resize", name, &bytes.to_string()]).map(drop)
     }
 
     fn delete_volume(&mut self, _guest: &Guest, name: &str) -> Result<()> {
