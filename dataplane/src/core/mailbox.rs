@@ -176,14 +176,14 @@ mod tests {
     #[test]
     fn a_mesh_reaches_everyone_and_is_fair() {
         let mut posts = mesh::<(usize, u32)>(4, &vec![Waker::unneeded(); 3]);
-        for from in 0..3 {
+        for (from, post) in posts.iter_mut().enumerate() {
             for to in 0..3 {
                 for number in 0..4 {
-                    posts[from].send(to, (from, number)).unwrap();
+                    post.send(to, (from, number)).unwrap();
                 }
-                posts[from].send(to, (from, 9)).unwrap_err();
+                post.send(to, (from, 9)).unwrap_err();
             }
-            posts[from].announce();
+            post.announce();
         }
         for post in &mut posts {
             let mut seen = [0; 3];

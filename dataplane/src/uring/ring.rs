@@ -446,3 +446,6 @@ fn setup_error(error: io::Error) -> RingError {
         _ => RingError::Other(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -422,3 +422,32 @@ fn batches_cost_few_system_calls() {
     assert!(core.ring.counters().enters - before <= 2, "one call submits all of them");
     hosts.iter_mut().for_each(|host| host.read_exact(&mut [0]).unwrap());
 }
+
+/// Runs in a process of its own, for the limit is the process's.
+#[test]
+fn accepting_resumes_when_file_descriptors_are_there_again() {
+    const CHILD: &str = "BASALT_TEST_FD_LIMIT";
+    if std::env::var_os(CHILD).is_none() {
+        let name = thread::current().name().unwrap().to_owned();
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([&name, "--exact", "--nocapture"])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
+        return;
+    }
+    use rustix::net::{AddressFamily, SocketType, connect, socket};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let mut core = Core::new();
+    let (_, address) = core.listen();
+    let waiting = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // Counts from the submission of the accept, which is still to come.
+    let usual = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..usual }).unwrap();
+    connect(&waiting, &address).unwrap();
+    assert!(core.try_event(Duration::from_millis(300)).is_none());
+    assert!((2..10).contains(&core.sockets.counters().accept_pauses), "it pauses, not spins");
+    setrlimit(Resource::Nofile, usual).unwrap();
+    core.accept();
+}
