@@ -22,10 +22,10 @@ pub(crate) fn verify(root: &Path) -> Result<()> {
 
 /// Formats and applies the linter's own corrections.
 pub(crate) fn fix(root: &Path) -> Result<()> {
+    tidy::fix(root)?;
     process::cargo(["clippy", "--fix", "--allow-dirty", "--workspace", "--all-targets"]).run()?;
     process::cargo(["fmt", "--all"]).run()?;
-    fuzz_manifest(["fmt"]).run()?;
-    tidy::lower_ratchets(root)
+    fuzz_manifest(["fmt"]).run()
 }
 
 /// `cargo` on the fuzz crate, which is no member of the workspace.

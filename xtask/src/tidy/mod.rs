@@ -8,6 +8,7 @@ mod licence;
 mod orphans;
 mod source;
 mod tree;
+mod wrap;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,8 +66,14 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lowers every ratchet to what is really needed now.
-pub(crate) fn lower_ratchets(root: &Path) -> Result<()> {
+/// Mends what a program can: wraps wide comments, lowers the ratchet to what is needed now.
+pub(crate) fn fix(root: &Path) -> Result<()> {
+    for file in read_files(root)?.iter().filter(|file| file.path.ends_with(".rs")) {
+        let wrapped = wrap::wrapped(&file.text);
+        if wrapped != file.text {
+            fs::write(root.join(&file.path), wrapped)?;
+        }
+    }
     dependencies::lower_ratchet(root)
 }
 

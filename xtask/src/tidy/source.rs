@@ -5,7 +5,8 @@ use super::{File, Findings};
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 800;
 const FILE_LINES_SOFT: usize = 500;
-const LINE_CHARS_MAX: usize = 100;
+/// Width of a line in characters.
+pub(super) const LINE_CHARS_MAX: usize = 100;
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: [&str; 8] =
