@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod io;
 pub mod limits;
 pub mod seam;

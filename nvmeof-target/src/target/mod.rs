@@ -23,6 +23,8 @@ mod controller;
 mod discovery;
 mod events;
 mod feature;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identify;
 mod log;
 mod property;
