@@ -1,4 +1,4 @@
-//! Limits that Identify tells hosts and that I/O queues enforce: both sides read them here.
+//! Limits that Identify tells hosts and that queues enforce; those of Copy are in [`crate::seam`].
 
 /// Most namespaces of a subsystem, and the largest namespace id (NN, MNAN).
 pub const NAMESPACES_MAX: u32 = 1024;
@@ -14,15 +14,6 @@ pub const LONG_COMMAND_PAGES_SHIFT: u8 = 13;
 
 /// [`LONG_COMMAND_PAGES_SHIFT`] in bytes.
 pub const LONG_COMMAND_MAX: u64 = (PAGE_SIZE as u64) << LONG_COMMAND_PAGES_SHIFT;
-
-/// Most source ranges of one Copy (MSRC + 1).
-pub const COPY_RANGES_MAX: usize = 128;
-
-/// Most bytes of one source range of Copy (MSSRL).
-pub const COPY_RANGE_MAX: u64 = 1 << 20;
-
-/// Most bytes of one Copy (MCL).
-pub const COPY_MAX: u64 = 16 << 20;
 
 /// Formats of Copy source ranges that are understood, one bit each (CDFS).
 pub const COPY_FORMATS: u16 = 0b11;

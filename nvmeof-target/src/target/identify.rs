@@ -10,9 +10,9 @@ use super::property::VERSION;
 use super::subsystem::{NamespaceEntry, Subsystem};
 use crate::io::TRANSFER_MAX;
 use crate::limits::{
-    ABORTS_MAX, ASYNC_EVENTS_MAX, COPY_FORMATS, COPY_MAX, COPY_RANGE_MAX, COPY_RANGES_MAX,
-    LONG_COMMAND_PAGES_SHIFT, NAMESPACES_MAX, PAGE_SIZE,
+    ABORTS_MAX, ASYNC_EVENTS_MAX, COPY_FORMATS, LONG_COMMAND_PAGES_SHIFT, NAMESPACES_MAX, PAGE_SIZE,
 };
+use crate::seam::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, COPY_RANGES_MAX};
 use storage_spec::nvme::command::Command;
 use storage_spec::nvme::identify::{
     AnaCapabilities, COMMAND_SET_NVM, CONTROLLER_DISCOVERY, CONTROLLER_IO, Cns,
@@ -241,8 +241,8 @@ fn namespace(entry: &NamespaceEntry) -> IdentifyNamespace {
     data.deallocate_granularity_z = grain_z;
     data.deallocate_alignment_z = grain_z;
     data.optimal_write_z = grain_z;
-    data.copy_range_max = U16::new((COPY_RANGE_MAX >> shift) as u16);
-    data.copy_max = U32::new((COPY_MAX >> shift) as u32);
+    data.copy_range_max = U16::new(COPY_RANGE_BLOCKS_MAX);
+    data.copy_max = U32::new(COPY_BLOCKS_MAX);
     data.copy_ranges_z = (COPY_RANGES_MAX - 1) as u8;
     data.ana_group = U32::new(ANA_GROUP);
     data.attributes = config.read_only.into();
