@@ -36,3 +36,6 @@ pub fn start(config: NodeConfig) -> Result<Arc<dyn Node>, StartError> {
     let _ = config;
     Err(StartError::System("this build has no plane to run a node on".to_owned()))
 }
+
+#[cfg(test)]
+pub(crate) mod fake;

@@ -104,3 +104,6 @@ pub struct ErrorText {
     /// For people.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests;

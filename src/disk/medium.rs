@@ -24,11 +24,15 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Result<Self, Failure> {
-        let ring = Ring::new(RingOptions::default())
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let arena = Arena::new(BUFFERS, 1)
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        Ok(Self { ring, pool: arena.pool(0) })
+        Ok(Self { ring: ring()?, pool: arena.pool(0) })
+    }
+
+    /// Takes a new ring: one has a place for each disk that it ever drove, and few of them.
+    pub(super) fn renew(&mut self) -> Result<(), Failure> {
+        self.ring = ring()?;
+        Ok(())
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -39,6 +43,10 @@ impl Bench {
     pub(super) fn drive(&self, file: &KernelFile) -> Box<dyn Disk> {
         Box::new(Driven { disk: file.attach(&self.ring), ring: self.ring.clone() })
     }
+}
+
+fn ring() -> Result<Ring, Failure> {
+    Ring::new(RingOptions::default()).map_err(|e| Failure::new(Exit::Failed, e.to_string()))
 }
 
 struct Driven {

@@ -259,20 +259,22 @@ struct Listed {
 }
 
 fn list(paths: &[PathBuf], output: Format) -> Result<(), Failure> {
-    let bench = Bench::new()?;
-    let listed: Vec<Listed> = if paths.is_empty() {
-        let devices =
-            list_devices().map_err(|e| Failure::io("cannot list the machine's disks", &e))?;
-        devices.into_iter().map(|device| look(&bench, device)).collect()
+    let devices: Vec<DeviceEntry> = if paths.is_empty() {
+        list_devices().map_err(|e| Failure::io("cannot list the machine's disks", &e))?
     } else {
         let known = list_devices().unwrap_or_default();
         let named = paths.iter().map(|path| {
             let device = known.iter().find(|device| device.path == *path).cloned();
             device.map_or_else(|| plain(path), Ok)
         });
-        let devices = named.collect::<Result<Vec<_>, _>>()?;
-        devices.into_iter().map(|device| look(&bench, device)).collect()
+        named.collect::<Result<_, _>>()?
     };
+    let mut bench = Bench::new()?;
+    let mut listed = Vec::with_capacity(devices.len());
+    for device in devices {
+        bench.renew()?;
+        listed.push(look(&bench, device));
+    }
     if output == Format::Json {
         return print_json(&listed);
     }

@@ -1,0 +1,139 @@
+//! A node of a few vectors, for tests of what is above it.
+
+use super::Node;
+use dataplane::node::{
+    Answer, Command, CommandError, ConnectionInfo, CoreCounters, DiskInfo, HostInfo, NodeEvent,
+    Severity, Snapshot, VolumeInfo,
+};
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// A node without disks or hosts. A volume named `slow` takes its time to be shown.
+#[derive(Debug, Default)]
+pub(crate) struct Fake {
+    volumes: Mutex<Vec<VolumeInfo>>,
+    hosts: Mutex<Vec<String>>,
+    events: Mutex<Vec<NodeEvent>>,
+    /// Whether it was shut down.
+    pub(crate) is_stopped: AtomicBool,
+}
+
+/// How long a slow answer takes.
+pub(crate) const SLOW: Duration = Duration::from_secs(2);
+
+impl Fake {
+    pub(crate) fn event(&self, text: &str) {
+        let mut events = self.events.lock().expect("no panic");
+        let sequence = events.len() as u64 + 1;
+        events.push(NodeEvent {
+            sequence,
+            unix_ms: 0,
+            severity: Severity::Info,
+            kind: "test".to_owned(),
+            text: text.to_owned(),
+        });
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut VolumeInfo)) -> AnswerResult {
+        let mut volumes = self.volumes.lock().expect("no panic");
+        let found = volumes.iter_mut().find(|volume| volume.name == name);
+        let volume = found.ok_or_else(|| missing(name))?;
+        change(volume);
+        Ok(Answer::Done)
+    }
+}
+
+type AnswerResult = Result<Answer, CommandError>;
+
+fn missing(name: &str) -> CommandError {
+    CommandError::NotFound(format!("there is no volume {name:?}"))
+}
+
+impl Node for Fake {
+    fn call(&self, command: Command) -> AnswerResult {
+        match command {
+            Command::CreateVolume { name, size, block_size, uuid, disk } => {
+                let mut volumes = self.volumes.lock().expect("no panic");
+                if volumes.iter().any(|volume| volume.name == name) {
+                    return Err(CommandError::Exists(format!("there is a volume {name:?}")));
+                }
+                let nsid = volumes.len() as u32 + 1;
+                let (subsystem, disk) = ("nqn".to_owned(), disk.unwrap_or_default());
+                let volume =
+                    VolumeInfo { name, uuid, size, used: 0, block_size, nsid, subsystem, disk };
+                volumes.push(volume.clone());
+                Ok(Answer::Volume(volume))
+            }
+            Command::DeleteVolume { name } => {
+                let mut volumes = self.volumes.lock().expect("no panic");
+                let before = volumes.len();
+                volumes.retain(|volume| volume.name != name);
+                if volumes.len() < before { Ok(Answer::Done) } else { Err(missing(&name)) }
+            }
+            Command::ResizeVolume { name, size } => self.change(&name, |volume| volume.size = size),
+            Command::RenameVolume { name, to } => self.change(&name, |volume| volume.name = to),
+            Command::ListVolumes => {
+                Ok(Answer::Volumes(self.volumes.lock().expect("no panic").clone()))
+            }
+            Command::ShowVolume { name } => {
+                if name == "slow" {
+                    std::thread::sleep(SLOW);
+                }
+                let volumes = self.volumes.lock().expect("no panic");
+                let found = volumes.iter().find(|volume| volume.name == name);
+                found.cloned().map(Answer::Volume).ok_or_else(|| missing(&name))
+            }
+            Command::AllowHost { nqn } => {
+                self.hosts.lock().expect("no panic").push(nqn);
+                Ok(Answer::Done)
+            }
+            Command::DenyHost { nqn } => {
+                self.hosts.lock().expect("no panic").retain(|host| *host != nqn);
+                Ok(Answer::Done)
+            }
+            Command::ListHosts => {
+                let hosts = self.hosts.lock().expect("no panic");
+                Ok(Answer::Hosts(hosts.iter().map(|nqn| HostInfo { nqn: nqn.clone() }).collect()))
+            }
+            Command::ListDisks => Ok(Answer::Disks(vec![DiskInfo {
+                path: "/dev/x".to_owned(),
+                uuid: Uuid::nil(),
+                capacity: 10,
+                free: 5,
+                shards: 1,
+                mode: "intent".to_owned(),
+                state: "ok".to_owned(),
+            }])),
+            Command::ListConnections => Ok(Answer::Connections(vec![ConnectionInfo {
+                id: 7,
+                peer: "192.0.2.1:1".to_owned(),
+                host: String::new(),
+                controller: Some(3),
+                queue: None,
+                core: 1,
+            }])),
+        }
+    }
+
+    fn counters(&self) -> Snapshot {
+        let cores = vec![CoreCounters { processor: 3, turns: 9, ..CoreCounters::default() }];
+        Snapshot { uptime_ns: 5, cores, ..Snapshot::default() }
+    }
+
+    fn events_since(&self, sequence: u64) -> Vec<NodeEvent> {
+        let events = self.events.lock().expect("no panic");
+        events.iter().filter(|event| event.sequence > sequence).cloned().collect()
+    }
+
+    fn shutdown(&self) -> Result<(), CommandError> {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn local_addresses(&self) -> Vec<SocketAddr> {
+        vec!["127.0.0.1:4420".parse().expect("an address")]
+    }
+}
