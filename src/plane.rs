@@ -1,6 +1,8 @@
 //! What the rest of the program asks of a running node. Tests put a fake in its place.
 
-use dataplane::node::{Answer, Command, CommandError, NodeConfig, NodeEvent, Snapshot, StartError};
+use dataplane::node::{
+    Answer, Command, CommandError, NodeConfig, NodeEvent, NodeHandle, Snapshot, StartError,
+};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -32,9 +34,30 @@ pub trait Node: Send + Sync + 'static {
 ///
 /// # Errors
 /// As [`StartError`] says.
-pub fn start(config: NodeConfig) -> Result<Arc<dyn Node>, StartError> {
-    let _ = config;
-    Err(StartError::System("this build has no plane to run a node on".to_owned()))
+pub fn start(config: &NodeConfig) -> Result<Arc<dyn Node>, StartError> {
+    Ok(Arc::new(dataplane::node::start(config)?))
+}
+
+impl Node for NodeHandle {
+    fn call(&self, command: Command) -> Result<Answer, CommandError> {
+        Self::call(self, command)
+    }
+
+    fn counters(&self) -> Snapshot {
+        Self::counters(self)
+    }
+
+    fn events_since(&self, sequence: u64) -> Vec<NodeEvent> {
+        Self::events_since(self, sequence)
+    }
+
+    fn shutdown(&self) -> Result<(), CommandError> {
+        Self::shutdown(self)
+    }
+
+    fn local_addresses(&self) -> Vec<SocketAddr> {
+        Self::local_addresses(self)
+    }
 }
 
 #[cfg(test)]

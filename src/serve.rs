@@ -11,7 +11,7 @@ use crate::output::{Format, print_json_line};
 use crate::plane::{self, Node};
 use crate::socket::{Bound, default_path};
 use clap::Args;
-use dataplane::node::{Command, NodeEvent, Severity, StartError};
+use dataplane::node::{Command, NodeConfig, NodeEvent, Severity, StartError};
 use sd_notify::NotifyState;
 use serde::Serialize;
 use std::fs::File;
@@ -24,6 +24,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Largest configuration file in bytes.
 const FILE_MAX: u64 = 1 << 20;
+/// Most cores that a node takes unasked.
+const CORES_MAX: usize = 64;
 /// How often events are logged.
 const LOG_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -120,13 +122,13 @@ impl Running {
     fn start_with(
         config: Config,
         socket: &Path,
-        start: impl FnOnce(dataplane::node::NodeConfig) -> Result<Arc<dyn Node>, StartError>,
+        start: impl FnOnce(&NodeConfig) -> Result<Arc<dyn Node>, StartError>,
     ) -> Result<Self, Failure> {
         let socket = Bound::new(socket)?;
         let mut node_config = config.node;
         node_config.cores = cores(&node_config.cores)?;
         let (name, nqn) = (node_config.name.clone(), node_config.nqn.clone());
-        let node = start(node_config).map_err(|error| not_started(&error))?;
+        let node = start(&node_config).map_err(|error| not_started(&error))?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let info = NodeInfo { name, nqn, version, addresses: node.local_addresses() };
         let listener = socket.listener().map_err(|e| Failure::io("the management socket", &e))?;
@@ -297,7 +299,7 @@ fn cores(asked: &[usize]) -> Result<Vec<usize>, Failure> {
     let available = (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     let available: Vec<usize> = available.collect();
     if asked.is_empty() {
-        return Ok(available);
+        return Ok(available.into_iter().take(CORES_MAX).collect());
     }
     match asked.iter().find(|core| !available.contains(core)) {
         None => Ok(asked.to_vec()),

@@ -48,7 +48,7 @@ const SIGNATURES: [(u64, &[u8], &str); 15] = [
 /// Looks at a disk. With `open`, disks of ours are told from others.
 pub(super) fn of(path: &Path, open: Option<(&Bench, &KernelFile)>) -> Result<Content, Failure> {
     if let Some((bench, file)) = open {
-        match store::probe(bench.drive(file), bench.pool()) {
+        match store::probe(bench.drive(file)?, bench.pool()) {
             Ok(probe) => return Ok(Content::Basalt(probe)),
             Err(MountError::NotFormatted) => {}
             Err(error) => return Ok(Content::Damaged(error.to_string())),

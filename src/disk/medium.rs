@@ -1,24 +1,20 @@
 //! Disks driven from the calling thread, without a node.
 
 use crate::failure::{Exit, Failure};
-use dataplane::disk::kernel::{KernelDisk, KernelFile, KernelOptions, OpenError};
-use dataplane::disk::{Completion, Disk, Info, Op, Tag};
+use dataplane::disk::Disk;
+use dataplane::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
 use dataplane::dma::{Arena, Pool};
 use dataplane::uring::{Ring, RingOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
-use std::time::Duration;
 
 /// Buffer memory in bytes.
 const BUFFERS: usize = 64 << 20;
-/// Longest sleep for a completion; only a bound.
-const WAIT_MAX: Duration = Duration::from_millis(10);
 
-/// A ring and buffers to work on disks with.
+/// Buffers to work on disks with.
 pub(super) struct Bench {
-    ring: Ring,
     pool: Pool,
 }
 
@@ -26,13 +22,7 @@ impl Bench {
     pub(super) fn new() -> Result<Self, Failure> {
         let arena = Arena::new(BUFFERS, 1)
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        Ok(Self { ring: ring()?, pool: arena.pool(0) })
-    }
-
-    /// Takes a new ring: one has a place for each disk that it ever drove, and few of them.
-    pub(super) fn renew(&mut self) -> Result<(), Failure> {
-        self.ring = ring()?;
-        Ok(())
+        Ok(Self { pool: arena.pool(0) })
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -40,38 +30,10 @@ impl Bench {
     }
 
     /// A disk that advances whenever it is polled.
-    pub(super) fn drive(&self, file: &KernelFile) -> Box<dyn Disk> {
-        Box::new(Driven { disk: file.attach(&self.ring), ring: self.ring.clone() })
-    }
-}
-
-fn ring() -> Result<Ring, Failure> {
-    Ring::new(RingOptions::default()).map_err(|e| Failure::new(Exit::Failed, e.to_string()))
-}
-
-struct Driven {
-    disk: KernelDisk,
-    ring: Ring,
-}
-
-impl Disk for Driven {
-    fn info(&self) -> &Info {
-        self.disk.info()
-    }
-
-    fn submit(&mut self, tag: Tag, op: Op) {
-        self.disk.submit(tag, op);
-    }
-
-    fn poll(&mut self, done: &mut Vec<Completion>) {
-        if self.disk.in_flight() > 0 {
-            self.ring.wait(Some(WAIT_MAX));
-        }
-        self.disk.poll(done);
-    }
-
-    fn in_flight(&self) -> usize {
-        self.disk.in_flight()
+    pub(super) fn drive(&self, file: &KernelFile) -> Result<Box<dyn Disk>, Failure> {
+        let ring = Ring::new(RingOptions::default())
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        Ok(Box::new(SelfDriven::new(file, ring)))
     }
 }
 

@@ -223,8 +223,8 @@ fn format_open(
     journal: Option<&KernelFile>,
     options: store::FormatOptions,
 ) -> Result<store::Formatted, Failure> {
-    let journal = journal.map(|file| bench.drive(file));
-    store::format(bench.drive(data), journal, &options, bench.pool()).map_err(|error| {
+    let journal = journal.map(|file| bench.drive(file)).transpose()?;
+    store::format(bench.drive(data)?, journal, &options, bench.pool()).map_err(|error| {
         let exit = match error {
             store::FormatError::InUse(_) => Exit::Refused,
             store::FormatError::Option(_) => Exit::Usage,
@@ -269,12 +269,8 @@ fn list(paths: &[PathBuf], output: Format) -> Result<(), Failure> {
         });
         named.collect::<Result<_, _>>()?
     };
-    let mut bench = Bench::new()?;
-    let mut listed = Vec::with_capacity(devices.len());
-    for device in devices {
-        bench.renew()?;
-        listed.push(look(&bench, device));
-    }
+    let bench = Bench::new()?;
+    let listed: Vec<Listed> = devices.into_iter().map(|device| look(&bench, device)).collect();
     if output == Format::Json {
         return print_json(&listed);
     }
@@ -362,10 +358,10 @@ fn check(options: &CheckOptions, output: Format) -> Result<(), Failure> {
     let bench = Bench::new()?;
     let data = medium::open(&options.path)?;
     let journal = options.journal.as_ref().map(|path| medium::open(path)).transpose()?;
-    let journal = journal.as_ref().map(|file| bench.drive(file));
+    let journal = journal.as_ref().map(|file| bench.drive(file)).transpose()?;
     let bar = medium::bar("checking", 0);
     let wanted = store::CheckOptions { metadata_only: options.metadata_only };
-    let checked = store::check(bench.drive(&data), journal, wanted, bench.pool(), &mut |at| {
+    let checked = store::check(bench.drive(&data)?, journal, wanted, bench.pool(), &mut |at| {
         bar.set_length(at.total);
         bar.set_position(at.done);
     });
