@@ -100,8 +100,8 @@ pub struct TargetConfig {
     pub queue_entries_max: u16,
     /// Most in-capsule data of a command on an I/O queue in bytes, a multiple of 16.
     pub in_capsule_max: u32,
-    /// Where controller ids begin within their range, so that a restarted node does not reuse those of
-    /// its former life at once.
+    /// Where controller ids begin within their range, and the generation of the discovery log: another
+    /// at each start, so that a restarted node does not reuse those of its former life at once.
     pub seed: u64,
 }
 

@@ -17,7 +17,7 @@ use zerocopy::{FromZeros, IntoBytes};
 const ADMIN_QUEUE_ENTRIES: u16 = 32;
 
 /// Generation counters (GENCTR): rise whenever the log that a host sees has changed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Generations {
     /// Changes that every host may see.
     all: u64,
@@ -26,6 +26,12 @@ pub(super) struct Generations {
 }
 
 impl Generations {
+    /// Begins somewhere else at each start, so that a host does not take the log of a restarted node
+    /// for the one that it has read.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { all: seed & u64::from(u32::MAX), hosts: BTreeMap::new() }
+    }
+
     pub(super) fn everything_changed(&mut self) {
         self.all += 1;
     }

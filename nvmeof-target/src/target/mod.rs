@@ -44,7 +44,7 @@ use crate::seam::{Action, ConnectionId, Event, Reply, Slot};
 use controller::{Controller, ControllerKey};
 use core::net::IpAddr;
 use std::collections::{BTreeMap, VecDeque};
-use storage_spec::fabrics::FabricsType;
+use storage_spec::fabrics::{CONTROLLER_ID_MAX, FabricsType};
 use storage_spec::nvme::command::{Command, FABRICS_OPCODE};
 use storage_spec::nvme::status::Status;
 use subsystem::{ControllerIds, Subsystem};
@@ -118,15 +118,15 @@ impl Target {
         assert!(config.queue_entries_max >= 32, "the admin queue has 32 entries (ASQSZ)");
         assert!(config.io_queues_max >= 1);
         assert!(config.in_capsule_max.is_multiple_of(16));
-        let discovery_ids =
-            ControllerIds::new(1, storage_spec::fabrics::CONTROLLER_ID_MAX, config.seed);
+        let discovery_ids = ControllerIds::new(1, CONTROLLER_ID_MAX, config.seed);
+        let generations = discovery::Generations::new(config.seed);
         Self {
             config,
             ready: false,
             subsystems: BTreeMap::new(),
             ports: BTreeMap::new(),
             discovery_ids,
-            generations: discovery::Generations::default(),
+            generations,
             controllers: BTreeMap::new(),
             next_key: 0,
             queues: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 mod connect;
 mod discovery;
+mod end_to_end;
 mod feature;
 mod identify;
 mod lifecycle;
