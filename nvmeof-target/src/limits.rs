@@ -8,8 +8,9 @@ pub const PAGE_SIZE: usize = 4096;
 
 /// log2 of the most pages of one Write Zeroes, Verify or Write Uncorrectable (WZSL, VSL, WUSL).
 ///
-/// 32 MiB is the most that the 16-bit block count can say with 512-byte blocks. Linux takes the limit
-/// in bytes and does not see that its count overflows, so that a larger one would zero too little.
+/// 32 MiB is the most that the 16-bit block count can say with 512-byte blocks. Linux takes the
+/// limit in bytes and does not see that its count overflows, so that a larger one would zero too
+/// little.
 pub const LONG_COMMAND_PAGES_SHIFT: u8 = 13;
 
 /// [`LONG_COMMAND_PAGES_SHIFT`] in bytes.

@@ -15,7 +15,8 @@ pub const PORTS_MAX: usize = 64;
 /// Most hosts on the list of a subsystem.
 pub const HOSTS_MAX: usize = 4096;
 
-/// NVMe qualified name of a host or a subsystem: 1 to 223 bytes of UTF-8 without control characters.
+/// NVMe qualified name of a host or a subsystem: 1 to 223 bytes of UTF-8 without control
+/// characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nqn(Arc<str>);
 
@@ -100,8 +101,9 @@ pub struct TargetConfig {
     pub queue_entries_max: u16,
     /// Most in-capsule data of a command on an I/O queue in bytes, a multiple of 16.
     pub in_capsule_max: u32,
-    /// Where controller ids begin within their range, and the generation of the discovery log: another
-    /// at each start, so that a restarted node does not reuse those of its former life at once.
+    /// Where controller ids begin within their range, and the generation of the discovery log:
+    /// another at each start, so that a restarted node does not reuse those of its former life at
+    /// once.
     pub seed: u64,
 }
 
@@ -184,8 +186,8 @@ pub struct Port {
 }
 
 impl Port {
-    /// The address to name to a host that reached us at `local` through a port listening on `asked`;
-    /// `None` if it cannot be of use to that host.
+    /// The address to name to a host that reached us at `local` through a port listening on
+    /// `asked`; `None` if it cannot be of use to that host.
     pub(super) fn address_for(&self, local: IpAddr, asked: &Self) -> Option<SocketAddr> {
         let local = local.to_canonical();
         let address = match self.advertised {

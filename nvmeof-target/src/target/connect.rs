@@ -1,9 +1,9 @@
 //! Connect (section 6.3).
 //!
-//! Do Not Retry is set only for a Connect that no later configuration could make good: a host that is
-//! told so never tries again (Linux: `nvmf_should_reconnect`). A subsystem that is not here may be
-//! added, a host that is not allowed may be allowed, a busy controller becomes free; so these are
-//! refused without it, and the host keeps trying at its own pace.
+//! Do Not Retry is set only for a Connect that no later configuration could make good: a host that
+//! is told so never tries again (Linux: `nvmf_should_reconnect`). A subsystem that is not here may
+//! be added, a host that is not allowed may be allowed, a busy controller becomes free; so these
+//! are refused without it, and the host keeps trying at its own pace.
 
 use super::config::Nqn;
 use super::controller::{ConnectIdentity, Controller, ControllerKey, Kind};

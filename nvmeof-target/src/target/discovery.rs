@@ -26,8 +26,8 @@ pub(super) struct Generations {
 }
 
 impl Generations {
-    /// Begins somewhere else at each start, so that a host does not take the log of a restarted node
-    /// for the one that it has read.
+    /// Begins somewhere else at each start, so that a host does not take the log of a restarted
+    /// node for the one that it has read.
     pub(super) fn new(seed: u64) -> Self {
         Self { all: seed & u64::from(u32::MAX), hosts: BTreeMap::new() }
     }
@@ -69,8 +69,8 @@ impl Target {
         }
     }
 
-    /// The discovery subsystem itself, by the way the host came; then all others by all ways that it
-    /// can go, in the order of their names.
+    /// The discovery subsystem itself, by the way the host came; then all others by all ways that
+    /// it can go, in the order of their names.
     fn discovery_entries<'a>(
         &'a self,
         controller: &'a Controller,

@@ -24,7 +24,8 @@ pub(super) const ERROR_ENTRIES: u8 = 64;
 /// The one ANA group, which is optimized: a node serves its own volumes.
 pub(super) const ANA_GROUP: u32 = 1;
 
-/// What the health log says; all counters since the node was made or started, as the caller has them.
+/// What the health log says; all counters since the node was made or started, as the caller has
+/// them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     /// Less free space than the threshold.

@@ -1,13 +1,14 @@
 //! The one target of a node: subsystems, controllers, Connect, properties, admin commands,
 //! discovery, events, keep alive.
 //!
-//! Sans-IO and deterministic: commands, the time and changes of the configuration go in; replies and
-//! [`Action`]s come out. Not on the I/O path: I/O queues serve NVM commands themselves.
+//! Sans-IO and deterministic: commands, the time and changes of the configuration go in; replies
+//! and [`Action`]s come out. Not on the I/O path: I/O queues serve NVM commands themselves.
 //!
 //! Invariants:
 //! - A controller's [`Association`](crate::seam::Association) is disabled before its queues are
 //!   closed, so that no queue begins a command that the host has given up.
-//! - A controller, its id, and its queue ids are in use until every connection of it has been drained
+//! - A controller, its id, and its queue ids are in use until every connection of it has been
+//!   drained
 //!   ([`Target::closed`]): nothing that was in flight can land under a successor.
 //! - CSTS tells of a reset or shutdown as done only when every I/O queue has been drained.
 //! - New namespaces are handed to the I/O queues before the event that tells the host.
@@ -140,15 +141,15 @@ impl Target {
 
     /// Says that the configuration is complete: hosts may connect.
     ///
-    /// A Connect refused for good would keep a Linux host from ever trying again, so that nothing may
-    /// be refused before everything is known.
+    /// A Connect refused for good would keep a Linux host from ever trying again, so that nothing
+    /// may be refused before everything is known.
     pub fn set_ready(&mut self) {
         self.ready = true;
     }
 
-    /// Takes a command: any Fabrics command, and any command of an admin queue. Returns its reply, or
-    /// `None` if that comes later as an [`Action::Reply`]. Actions that follow from the command are
-    /// to be taken after its reply has been given to the connection.
+    /// Takes a command: any Fabrics command, and any command of an admin queue. Returns its reply,
+    /// or `None` if that comes later as an [`Action::Reply`]. Actions that follow from the command
+    /// are to be taken after its reply has been given to the connection.
     pub fn event(
         &mut self,
         now: Now,

@@ -14,8 +14,8 @@ use storage_spec::nvme::status::Status;
 /// VS: 2.0.
 ///
 /// Linux 6.12 then reads namespaces by CNS 08h, the newest structure, and takes the limits of Write
-/// Zeroes and Dataset Management from CNS 06h. All that 2.0 makes mandatory is there (log pages 00h,
-/// 05h and 12h, CNS 05h to 08h and 1Ch, CRTO), and nothing of later revisions is.
+/// Zeroes and Dataset Management from CNS 06h. All that 2.0 makes mandatory is there (log pages
+/// 00h, 05h and 12h, CNS 05h to 08h and 1Ch, CRTO), and nothing of later revisions is.
 pub(super) const VERSION: u32 = 0x0002_0000;
 
 /// Size field of a property of 8 bytes; 0 for 4.

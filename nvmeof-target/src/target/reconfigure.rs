@@ -60,8 +60,8 @@ impl Target {
         Ok(())
     }
 
-    /// Removes a namespace and tells connected hosts. Requests to its volume may still come until the
-    /// queues have taken their new snapshots.
+    /// Removes a namespace and tells connected hosts. Requests to its volume may still come until
+    /// the queues have taken their new snapshots.
     ///
     /// # Errors
     /// When it is not there.
