@@ -1,5 +1,6 @@
 //! Bodies of the fuzz tests, shared by `fuzz/` and by the ordinary tests, which replay the corpora.
 
+pub use crate::connection::fuzz::{connection, pdu_stream};
 pub use crate::target::fuzz::{admin, connect_data, log_offsets};
 
 #[cfg(test)]
@@ -17,6 +18,16 @@ mod tests {
             count += 1;
         }
         assert!(count > 0, "{} is empty", folder.display());
+    }
+
+    #[test]
+    fn corpus_of_pdu_stream() {
+        replay("pdu_stream", pdu_stream);
+    }
+
+    #[test]
+    fn corpus_of_connection() {
+        replay("connection", connection);
     }
 
     #[test]

@@ -263,6 +263,8 @@ impl<B: Buffer> Connection<B> {
         if !entry.status.is_success() {
             self.counters.failed += 1;
             entry.buf = None;
+            // Data of the host, if the command failed before the target saw them.
+            entry.bytes.clear();
         } else if entry.kind != Kind::Read {
             // A range list, or nothing.
             entry.buf = None;

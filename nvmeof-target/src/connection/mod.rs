@@ -35,6 +35,8 @@ mod bulk;
 mod counters;
 mod digest;
 mod execute;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod plan;
 mod receive;
 mod slots;

@@ -244,7 +244,7 @@ fn plan_copy(plan: &mut Plan, command: &Command, capsule_len: u32) -> Result<(),
     Ok(())
 }
 
-/// How data of at least `need` bytes come from the host, and how many: what the SGL says, but not
+/// How data of `need` to `most` bytes come from the host, and how many: what the SGL says, but not
 /// more than `most` where the host is asked for them.
 fn source(
     command: &Command,
@@ -263,13 +263,16 @@ fn source(
             Err(Status::DATA_SGL_LENGTH_INVALID)
         }
         SGL_IN_CAPSULE => Ok((Movement::InCapsule, len)),
-        SGL_TRANSPORT if len < need => Err(Status::DATA_SGL_LENGTH_INVALID),
+        SGL_TRANSPORT if len < need || (len > need && most == need) => {
+            Err(Status::DATA_SGL_LENGTH_INVALID)
+        }
         SGL_TRANSPORT => Ok((Movement::Fetch, len.min(most))),
         _ => Err(Status::SGL_TYPE_INVALID),
     }
 }
 
-/// Whether the host has room for `len` bytes.
+/// Whether the host has room for `len` bytes, and no more: some hosts (Linux) take a successful read
+/// that does not fill their buffer for an error of the transport.
 fn sink(command: &Command, len: u32) -> Result<(), Status> {
     let is_fabrics = command.opcode == FABRICS_OPCODE;
     if command.command_flags().psdt() != PSDT_SGL && !is_fabrics {
@@ -278,7 +281,7 @@ fn sink(command: &Command, len: u32) -> Result<(), Status> {
     if command.sgl.identifier != SGL_TRANSPORT {
         return Err(Status::SGL_TYPE_INVALID);
     }
-    if command.sgl.length.get() < len {
+    if command.sgl.length.get() != len {
         return Err(Status::DATA_SGL_LENGTH_INVALID);
     }
     if len > TRANSFER_MAX as u32 {

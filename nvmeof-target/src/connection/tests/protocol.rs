@@ -175,6 +175,18 @@ fn a_bad_data_digest_fails_the_command_alone() {
     }
 }
 
+/// The data of the host that stand where those for it would are not sent back.
+#[test]
+fn a_bad_data_digest_fails_an_admin_command() {
+    for transfer in [Transfer::Write(vec![1; 64]), Transfer::WriteByR2t(vec![1; 64])] {
+        let mut link = admin_queue(digests());
+        link.host.spoil_next_data_digest = true;
+        let finished = link.execute(admin(AdminOpcode(0x81)), transfer);
+        assert_eq!(finished.status, Status::TRANSIENT_TRANSPORT_ERROR);
+        assert_eq!(link.connection.counters().events, 2);
+    }
+}
+
 /// A link with a write whose R2T is held back; the H2CData header that would answer it.
 fn with_r2t(config: Config) -> (Link, DataHeader) {
     let mut link = Link::connected(HostConfig::default(), config, memory(), &namespaces(), 1);
