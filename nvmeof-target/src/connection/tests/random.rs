@@ -97,7 +97,7 @@ impl Player {
             return;
         }
         let shift = [9, 12][namespace];
-        let blocks = (REGION >> shift) as usize;
+        let blocks = REGION >> shift;
         let count = if self.roll(2) == 0 { 1 } else { 1 + self.roll(blocks) };
         let first = self.roll(blocks - count + 1);
         let (at, len) = (region * REGION + (first << shift), count << shift);
