@@ -1,9 +1,9 @@
 //! How many small requests a core's sockets answer with 4 KiB each over loopback, and what that
 //! costs in system calls: `cargo run --release --example socket_rate [connections] [depth]`.
 //!
-//! One core serves, another asks. There is no protocol, so it is the ceiling of any. Both sleep when
-//! they have nothing to do, so that the processor time for each request can be told on a machine
-//! that is busy with other things too.
+//! One core serves, another asks. There is no protocol, so it is the ceiling of any. Both sleep
+//! when they have nothing to do, so that the processor time for each request can be told on a
+//! machine that is busy with other things too.
 
 use dataplane::dma::{Arena, Buf, Pool, Slice};
 use dataplane::net::{Event, Handoff, Net, Rx, SocketId, Tx, TxPart};

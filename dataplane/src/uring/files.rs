@@ -182,8 +182,8 @@ impl FileQueue {
                 fallocate(fd, self.modes.write_zeroes, self.base + *offset, *len)
             }
         };
-        // SAFETY: the slot keeps the buffers and segments, and `self` the file, until the completion
-        // has been fetched or the owner drained.
+        // SAFETY: the slot keeps the buffers and segments, and `self` the file, until the
+        // completion has been fetched or the owner drained.
         unsafe { self.owner.push(index, 0, entry) };
     }
 }

@@ -1,14 +1,15 @@
 //! io_uring: one ring per core, shared by the core's sockets and kernel disks.
 //!
 //! ```text
-//! Ring::new(RingOptions) -> Result<Ring, RingError>       on the core's own thread; Clone, not Send
-//! ring.turn() -> usize                                    submit and reap; once per reactor turn
-//! ring.waker() -> Waker                                   Clone + Send; Waker::wake() after a message
-//! ring.announce_sleep(); look again; ring.wait(timeout)   or ring.stay_awake()
-//! ring.counters() -> RingCounters                         system calls, operations
-//! ring.register_arena(&Arena)                             optional: pins the buffers
-//! Sockets::new(&Ring, SocketOptions) -> Sockets           implements net::Net
-//! KernelDisk::open(&Ring, path, KernelOptions)            implements disk::Disk (disk::kernel)
+//! Ring::new(RingOptions) -> Result<Ring, RingError>    on the core's own thread; Clone, not Send
+//! ring.turn() -> usize                                 submit and reap; once per reactor turn
+//! ring.waker() -> Waker                                Clone + Send; wake() after each message
+//! ring.announce_sleep()                                then look again, and
+//! ring.wait(timeout) or ring.stay_awake()
+//! ring.counters() -> RingCounters                      system calls, operations
+//! ring.register_arena(&Arena)                          optional: pins the buffers
+//! Sockets::new(&Ring, SocketOptions) -> Sockets        implements net::Net
+//! KernelDisk::open(&Ring, path, &KernelOptions)        implements disk::Disk (disk::kernel)
 //! ```
 //!
 //! A turn of a reactor: `ring.turn()`, then `poll` each disk and the sockets, then whatever

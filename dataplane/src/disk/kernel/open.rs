@@ -39,7 +39,7 @@ pub struct KernelOptions {
     pub queue_depth: usize,
     /// Declares [`Info::atomic_write`].
     pub atomic_write: Option<u32>,
-    /// Declares [`Info::volatile_cache`]: `false` only for a device whose cache survives power cuts.
+    /// Declares [`Info::volatile_cache`]: `false` only where the cache survives power cuts.
     pub volatile_cache: Option<bool>,
 }
 
@@ -53,7 +53,7 @@ impl Default for KernelOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// There is nothing at this path.
-    #[error("{}: no such file or device; make a file with `basalt disk format --size`", .0.display())]
+    #[error("{}: no such file or device", .0.display())]
     NotFound(PathBuf),
     /// Permission refused.
     #[error("{}: permission denied; run as root, or as a member of the owning group", .0.display())]
@@ -284,7 +284,7 @@ fn examine_device(
 
 /// Rules for a file: the unit of transfer is what direct I/O needs. The file system's own records
 /// (a hole filled, a reserved block written first) are durable only after a flush, so the cache
-/// counts as volatile whatever the device says. A block is written in place, as on the device below.
+/// counts as volatile whatever the device says. A block is written in place, as on the device.
 fn examine_file(
     path: &Path,
     fd: &OwnedFd,
