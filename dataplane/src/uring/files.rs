@@ -236,3 +236,31 @@ fn fallocate(fd: Fd, modes: &[FallocateFlags], offset: u64, len: u64) -> Entry {
         None => opcode::Nop::new().build(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Arena;
+
+    #[test]
+    fn a_short_write_goes_on_where_it_stopped() {
+        let pool = Arena::new(2 << 20, 1).unwrap().pool(0);
+        let data = pool.alloc(16 << 10).unwrap().freeze();
+        let segments = vec![data.slice(0, 512), data.slice(4096, 1024), data.slice(8192, 512)];
+        let start = |index: usize| segments[index].as_ptr() as usize;
+        let expected = [
+            (0, vec![(start(0), 512), (start(1), 1024), (start(2), 512)]),
+            (512, vec![(start(1), 1024), (start(2), 512)]),
+            (700, vec![(start(1) + 188, 836), (start(2), 512)]),
+            (2047, vec![(start(2) + 511, 1)]),
+        ];
+        let data = WriteData::Many(segments.clone());
+        let mut listed = Vec::new();
+        for (skip, pieces) in expected {
+            gather(&data, skip, &mut listed);
+            let got: Vec<_> =
+                listed.iter().map(|piece| (piece.iov_base as usize, piece.iov_len)).collect();
+            assert_eq!(got, pieces, "after {skip} bytes");
+        }
+    }
+}

@@ -163,3 +163,80 @@ fn empty_header() -> libc::msghdr {
     // SAFETY: a header of zeroes names nothing.
     unsafe { std::mem::zeroed() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::{Arena, Pool};
+    use proptest::prelude::*;
+
+    /// A send of these parts: heads where `true`, of these lengths.
+    fn send_of(pool: &Pool, parts: &[(bool, usize)]) -> (Tx, Vec<u8>) {
+        let mut heads = pool.alloc(64 << 10).unwrap();
+        heads.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 251) as u8);
+        let mut data = pool.alloc(64 << 10).unwrap();
+        data.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at % 241) as u8);
+        let data = data.freeze();
+        let (mut head_at, mut data_at, mut expected) = (0, 0, Vec::new());
+        let mut list = Vec::new();
+        for &(is_head, len) in parts {
+            if is_head {
+                expected.extend_from_slice(&heads[head_at..head_at + len]);
+                list.push(TxPart::Head(head_at as u32..(head_at + len) as u32));
+                head_at += len;
+            } else {
+                expected.extend_from_slice(&data[data_at..data_at + len]);
+                list.push(TxPart::Data(data.slice(data_at, len)));
+                data_at += len + 3;
+            }
+        }
+        (Tx { heads, parts: list }, expected)
+    }
+
+    fn bytes_of(pieces: &[libc::iovec]) -> Vec<u8> {
+        let slice = |piece: &libc::iovec| {
+            // SAFETY: made by `gather` from a send that is still there.
+            unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), piece.iov_len) }
+        };
+        pieces.iter().flat_map(slice).copied().collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_the_kernel_takes_each_byte_goes_once(
+            parts in prop::collection::vec((any::<bool>(), 0..40usize), 1..1300),
+            takes in prop::collection::vec(1..3000usize, 1..50),
+        ) {
+            prop_assume!(parts.iter().any(|&(_, len)| len > 0));
+            let pool = Arena::new(2 << 20, 1).unwrap().pool(0);
+            let (tx, expected) = send_of(&pool, &parts);
+            let mut sending = Sending::new(tx);
+            let (mut gone, mut pieces) = (Vec::new(), Vec::new());
+            for take in takes.iter().cycle() {
+                sending.gather(&mut pieces);
+                prop_assert!(pieces.len() <= PIECES_MAX);
+                let offered = bytes_of(&pieces);
+                prop_assert!(!offered.is_empty());
+                let take = *take.min(&offered.len());
+                gone.extend_from_slice(&offered[..take]);
+                if sending.advance(take) {
+                    break;
+                }
+                prop_assert!(gone.len() < expected.len());
+            }
+            prop_assert!(gone == expected);
+        }
+    }
+
+    #[test]
+    fn adjacent_heads_are_one_piece() {
+        let pool = Arena::new(2 << 20, 1).unwrap().pool(0);
+        let parts = [(true, 8), (true, 16), (false, 100), (true, 24), (true, 0), (true, 1)];
+        let (tx, _) = send_of(&pool, &parts);
+        let mut pieces = Vec::new();
+        Sending::new(tx).gather(&mut pieces);
+        let lens: Vec<usize> = pieces.iter().map(|piece| piece.iov_len).collect();
+        assert_eq!(lens, [24, 100, 25]);
+    }
+}
