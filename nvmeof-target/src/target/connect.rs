@@ -76,7 +76,7 @@ impl Target {
             .map_err(|_| Refusal(Status::DATA_SGL_LENGTH_INVALID.dnr(), 0))?;
         let entries_z = command.queue_size_z.get();
         if entries_z == 0 || entries_z >= self.config.queue_entries_max {
-            return Err(bad_command(offset_of!(ConnectCommand, queue_size_z)));
+            return Err(bad_command(offset_of!(ConnectCommand, queue_size_z)).dnr());
         }
         let subsystem = Nqn::from_field(&data.subsystem_nqn)
             .map_err(|_| bad_data(offset_of!(ConnectData, subsystem_nqn)).dnr())?;
@@ -124,6 +124,8 @@ impl Target {
         Ok(Reply { role: Some(Role::Admin(parameters)), ..Reply::value(id.into()) })
     }
 
+    /// Nothing is refused for good: the controller may have been closed since its admin queue was
+    /// connected, and even its id be another host's by now. The host starts again with a new one.
     fn connect_io(
         &mut self,
         connection: ConnectionId,
@@ -138,17 +140,15 @@ impl Target {
                 && controller.kind == Kind::Nvm
                 && !controller.is_closing()
         });
-        // It may have been closed meanwhile; the host starts again with its admin queue.
-        let (&key, controller) =
-            found.ok_or(bad_data(offset_of!(ConnectData, controller_id)).dnr())?;
+        let (&key, controller) = found.ok_or(bad_data(offset_of!(ConnectData, controller_id)))?;
         if controller.host != request.host {
-            return Err(bad_data(offset_of!(ConnectData, host_nqn)).dnr());
+            return Err(bad_data(offset_of!(ConnectData, host_nqn)));
         }
         if controller.host_id != request.data.host_id {
-            return Err(bad_data(offset_of!(ConnectData, host_id)).dnr());
+            return Err(bad_data(offset_of!(ConnectData, host_id)));
         }
         if !controller.is_ready() {
-            return Err(Refusal(Status::COMMAND_SEQUENCE_ERROR.dnr(), 0));
+            return Err(Refusal(Status::COMMAND_SEQUENCE_ERROR, 0));
         }
         if queue_id > controller.features.io_queues(&self.config) {
             return Err(bad_command(offset_of!(ConnectCommand, queue_id)));
@@ -213,7 +213,7 @@ fn parameters(association: &Arc<Association>, request: &Request) -> QueueParamet
 /// A parameter of the command is bad.
 fn bad_command(offset: usize) -> Refusal {
     let parameter = InvalidParameter::new().with_offset(offset as u16);
-    Refusal(Status::CONNECT_INVALID_PARAMETERS.dnr(), parameter.into())
+    Refusal(Status::CONNECT_INVALID_PARAMETERS, parameter.into())
 }
 
 /// A parameter of the data is bad, as things are now.

@@ -8,8 +8,7 @@
 //! - A controller's [`Association`](crate::seam::Association) is disabled before its queues are
 //!   closed, so that no queue begins a command that the host has given up.
 //! - A controller, its id, and its queue ids are in use until every connection of it has been
-//!   drained
-//!   ([`Target::closed`]): nothing that was in flight can land under a successor.
+//!   drained ([`Target::closed`]): nothing that was in flight can land under a successor.
 //! - CSTS tells of a reset or shutdown as done only when every I/O queue has been drained.
 //! - New namespaces are handed to the I/O queues before the event that tells the host.
 //!

@@ -22,7 +22,7 @@ fn number_of_queues_is_the_smaller_of_asked_and_possible() {
     assert_eq!(bench.get(7, 0).result, 0x0001_0001);
     assert_eq!(status(&bench.set(7, 0xFFFF_0000)), Status::INVALID_FIELD.dnr());
     let reply = bench.connect_io(2, id, 3);
-    assert_eq!(status(&reply), Status::CONNECT_INVALID_PARAMETERS.dnr());
+    assert_eq!(status(&reply), Status::CONNECT_INVALID_PARAMETERS);
     bench.io_queue(2, id, 2);
     assert_eq!(status(&bench.set(7, 0)), Status::COMMAND_SEQUENCE_ERROR.dnr());
 }

@@ -88,7 +88,7 @@ fn enabling_too_early_waits_for_the_old_queues() {
     bench.set_cc(1, CC_ENABLE);
     assert!(!association.is_enabled(), "the old queue may not execute what it still has");
     let reply = bench.connect_io(3, id, 2);
-    assert_eq!(status(&reply), Status::COMMAND_SEQUENCE_ERROR.dnr());
+    assert_eq!(status(&reply), Status::COMMAND_SEQUENCE_ERROR);
     bench.target.closed(bench.now, ConnectionId(2));
     assert!(association.is_enabled());
     assert_eq!(bench.csts(1), 1);
@@ -122,7 +122,7 @@ fn losing_the_admin_queue_ends_the_controller() {
     assert_eq!(bench.actions(), ["close 2"], "requests for events are not answered");
     assert_eq!(bench.target.controller_count(), 1, "until drained");
     let reply = bench.connect_io(3, id, 2);
-    assert_eq!(status(&reply), Status::CONNECT_INVALID_PARAMETERS.dnr());
+    assert_eq!(status(&reply), Status::CONNECT_INVALID_PARAMETERS);
     bench.target.closed(bench.now, ConnectionId(2));
     assert_eq!(bench.target.controller_count(), 0);
     assert!(bench.target.queue(ConnectionId(2)).is_none());
