@@ -13,9 +13,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use uuid::Uuid;
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 success; 1 failed; 2 wrong command line; 3 wrong configuration file; \
-4 no node answers; 5 a disk was left alone because it may hold data or is in use; 6 `disk check` found damage.";
+const EXIT_CODES: &str = concat!(
+    "Exit codes: 0 success; 1 failed; 2 wrong command line; 3 wrong configuration file; ",
+    "4 no node answers; 5 a disk was left alone because it may hold data or is in use; ",
+    "6 `disk check` found damage."
+);
 
 /// Basalt: a storage node that serves volumes over NVMe/TCP.
 #[derive(Debug, Parser)]

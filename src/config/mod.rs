@@ -4,6 +4,7 @@
 //! found, each with its line. `docs/operating/configuration.md` describes the keys.
 
 mod document;
+pub mod fuzz;
 mod problem;
 
 pub use problem::{Invalid, Problem};

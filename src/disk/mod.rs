@@ -1,7 +1,7 @@
 //! `basalt disk`: work on disks without a node.
 //!
-//! What may hold somebody's data is left alone unless the user insists; what is mounted or otherwise
-//! in use is left alone always.
+//! What may hold somebody's data is left alone unless the user insists; what is mounted or
+//! otherwise in use is left alone always.
 
 mod content;
 mod medium;
