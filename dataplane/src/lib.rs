@@ -10,6 +10,7 @@ pub mod dma;
 mod frontend;
 pub mod net;
 pub mod node;
+pub mod sim;
 pub mod store;
 pub mod uring;
 mod volume;

@@ -21,6 +21,12 @@ pub(super) struct Root {
     pool: u8,
 }
 
+impl Root {
+    pub(super) fn pages(self) -> u32 {
+        1 << self.order
+    }
+}
+
 pub(super) struct Inner {
     memory: NonNull<u8>,
     crcs: NonNull<u32>,
@@ -50,6 +56,11 @@ impl Inner {
     pub(super) fn retain(&self, root: Root) {
         let before = self.counts[root.page as usize].fetch_add(1, Ordering::Relaxed);
         assert!(before > 0, "a freed allocation has no more users");
+    }
+
+    /// Whether there is one user. If it is the caller, nobody can become another meanwhile.
+    pub(super) fn is_last(&self, root: Root) -> bool {
+        self.counts[root.page as usize].load(Ordering::Acquire) == 1
     }
 
     pub(super) fn release(&self, root: Root) {
@@ -238,6 +249,18 @@ mod tests {
         assert_eq!(pool.available(), BUF_MAX - 4 * PAGE);
         assert!(part.iter().all(|&byte| byte == 7));
         drop(part);
+        assert_eq!(pool.available(), BUF_MAX);
+    }
+
+    #[test]
+    fn only_the_last_user_reclaims() {
+        let pool = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        let first = pool.alloc(3 * PAGE).unwrap().freeze();
+        let second = first.slice(PAGE, PAGE);
+        assert!(first.reclaim().is_none());
+        let whole = second.reclaim().unwrap();
+        assert_eq!((whole.len(), whole.capacity()), (4 * PAGE, 4 * PAGE));
+        drop(whole);
         assert_eq!(pool.available(), BUF_MAX);
     }
 

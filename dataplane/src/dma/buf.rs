@@ -205,6 +205,19 @@ impl Slice {
         Self { buf: self.buf.clone(), offset: self.offset + offset as u32, len: len as u32 }
     }
 
+    /// The whole allocation as a buffer again, if nobody else holds any part of it; dropped if not.
+    #[must_use]
+    pub fn reclaim(self) -> Option<Buf> {
+        let shared = self.buf;
+        if !shared.arena.is_last(shared.root) {
+            return None;
+        }
+        // The one count passes from the slice to the buffer.
+        let shared = std::mem::ManuallyDrop::new(shared);
+        let pages = shared.root.pages();
+        Some(Buf::new(shared.arena, shared.root, pages, pages * PAGE as u32))
+    }
+
     /// Checksum cells of the pages that the range touches, first to last.
     #[must_use]
     pub fn crcs(&self) -> &[u32] {

@@ -4,18 +4,49 @@
 //! [`Completion`]s. A completed write is durable; every byte that a read returns has matched the
 //! checksum that was journaled with it.
 
+mod bits;
+mod cache;
+mod catalogue;
+mod check;
+mod checkpoint;
+mod checkpointing;
+mod device;
+mod format;
+mod journal;
+mod layout;
+mod map;
+mod operation;
 mod options;
+mod page;
+mod pages;
+mod places;
+mod port;
+mod read;
+mod record;
+mod recovery;
+mod redo;
 mod report;
+mod request;
+mod scan;
 mod shard;
+mod superblock;
+mod trim;
+mod write;
 
+pub use catalogue::{KEY_MAX, VALUE_MAX};
+pub use check::check;
+pub use format::{format, probe};
 pub use options::{FormatOptions, Mode, OpenOptions};
 pub use report::{
     CheckOptions, CheckReport, Counters, Event, Finding, FormatError, Formatted, MountError, Probe,
     Progress, Space,
 };
-pub use shard::{Mounting, Shard, check, format, probe};
+pub use shard::{Mounting, Shard};
 
 use crate::dma::{Buf, Slice};
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes of a volume's address space in one chunk.
 pub const CHUNK: u64 = 256 << 20;

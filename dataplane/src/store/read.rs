@@ -1,0 +1,156 @@
+//! Reads: one device command for each slab, every byte verified, holes zeroed by the bitmap.
+
+use super::device::What;
+use super::operation::Kind;
+use super::page;
+use super::request::block_of;
+use super::shard::Shard;
+use super::{Error, Event};
+use crate::disk;
+use crate::dma::Buf;
+use storage_spec::crc32c;
+use storage_spec::disk::BLOCK;
+
+impl Shard {
+    pub(super) fn run_read(&mut self, at: u32) {
+        let operation = &mut self.operations[at];
+        if operation.kind == Kind::Verify && operation.buf.is_none() {
+            let Some(buf) = self.pool.alloc(usize::from(operation.count) * BLOCK) else {
+                self.wait_memory.push_back(at);
+                return;
+            };
+            operation.buf = Some(buf);
+        }
+        self.read_or_scan(at);
+    }
+
+    /// Reads the operation's blocks if any of them holds data.
+    pub(super) fn read_or_scan(&mut self, at: u32) {
+        let operation = &mut self.operations[at];
+        let page = &self.cache.slots[operation.slot as usize].page;
+        if page.holds(operation.first, operation.count) {
+            let buf = operation.buf.take().expect("a reader has a buffer");
+            let offset = self.areas.data_offset(operation.slab, operation.first);
+            operation.io += 1;
+            self.data.read(What::Read, at, offset, buf);
+        } else {
+            self.scan(at);
+        }
+    }
+
+    pub(super) fn read_done(&mut self, at: u32, buf: Buf, result: Result<(), disk::Error>) {
+        let operation = &mut self.operations[at];
+        operation.io -= 1;
+        operation.buf = Some(buf);
+        operation.is_read_failed = result.is_err();
+        match result {
+            Err(disk::Error::Failed | disk::Error::Removed) => self.finish(at, Err(Error::Failed)),
+            _ => self.scan(at),
+        }
+    }
+
+    /// Verifies block after block; one that does not match is read once more by itself.
+    fn scan(&mut self, at: u32) {
+        let operation = &mut self.operations[at];
+        let page = &self.cache.slots[operation.slot as usize].page;
+        let mut buf = operation.buf.take().expect("a reader has a buffer");
+        let mut bad = None;
+        for position in usize::from(operation.cursor)..usize::from(operation.count) {
+            let block = operation.first + position as u16;
+            let bytes = &mut buf[position * BLOCK..][..BLOCK];
+            let crc = match page.crc(block) {
+                _ if page.is_poisoned(block) => {
+                    bad = Some((position, false));
+                    break;
+                }
+                None => {
+                    bytes.fill(0);
+                    crc32c::ZERO_BLOCK
+                }
+                Some(crc) if !operation.is_read_failed && page::matches(bytes, crc) => crc,
+                Some(_) => {
+                    bad = Some((position, true));
+                    break;
+                }
+            };
+            buf.crcs_mut()[position] = crc;
+        }
+        operation.buf = Some(buf);
+        match bad {
+            None => self.scanned(at),
+            Some((position, may_retry)) => {
+                operation.cursor = position as u16;
+                if may_retry { self.reread(at) } else { self.block_error(at) }
+            }
+        }
+    }
+
+    fn reread(&mut self, at: u32) {
+        let Some(buf) = self.page_buf() else {
+            // Without memory for a second try the first one stands.
+            return self.block_error(at);
+        };
+        let operation = &mut self.operations[at];
+        operation.io += 1;
+        let block = operation.first + operation.cursor;
+        let offset = self.areas.data_offset(operation.slab, block);
+        self.data.read(What::Reread, at, offset, buf);
+    }
+
+    pub(super) fn reread_done(&mut self, at: u32, again: Buf, result: Result<(), disk::Error>) {
+        let operation = &mut self.operations[at];
+        operation.io -= 1;
+        let page = &self.cache.slots[operation.slot as usize].page;
+        let position = usize::from(operation.cursor);
+        let crc = page.crc(operation.first + operation.cursor).expect("only data are read again");
+        let is_good = result.is_ok() && page::matches(&again, crc);
+        if is_good {
+            let buf = operation.buf.as_mut().expect("a reader has a buffer");
+            buf[position * BLOCK..][..BLOCK].copy_from_slice(&again);
+            buf.crcs_mut()[position] = crc;
+            operation.cursor += 1;
+            self.counters.block_retries += 1;
+        }
+        self.page_bufs.push(again);
+        if is_good { self.scan(at) } else { self.block_error(at) }
+    }
+
+    /// The block at the cursor is bad.
+    fn block_error(&mut self, at: u32) {
+        let operation = &self.operations[at];
+        let (chunk, block) =
+            (operation.owner.key(), block_of(operation.owner, operation.first + operation.cursor));
+        self.counters.block_errors += 1;
+        self.tell(Event::BlockError { chunk, block });
+        self.finish(at, Err(Error::Media { block }));
+    }
+
+    /// Every block of the buffer is what it must be.
+    fn scanned(&mut self, at: u32) {
+        match self.operations[at].kind {
+            Kind::Read | Kind::Verify => self.finish(at, Ok(())),
+            _ => self.merge(at),
+        }
+    }
+
+    /// Where no slab is, everything is zero.
+    pub(super) fn read_nothing(&mut self, at: u32) {
+        let buf = self.operations[at].buf.as_mut().expect("a reader has a buffer");
+        buf.fill(0);
+        buf.crcs_mut().fill(crc32c::ZERO_BLOCK);
+        self.finish(at, Ok(()));
+    }
+
+    /// Acknowledged data that are not yet in place answer a read.
+    pub(super) fn read_memory(&mut self, at: u32, destage: u32) {
+        let source = &self.operations[destage];
+        let start = usize::from(self.operations[at].first - source.first);
+        let data = source.data.as_ref().expect("a destage has data").clone();
+        let operation = &mut self.operations[at];
+        let count = usize::from(operation.count);
+        let buf = operation.buf.as_mut().expect("a reader has a buffer");
+        buf.copy_from_slice(&data[start * BLOCK..][..count * BLOCK]);
+        buf.crcs_mut().copy_from_slice(&data.crcs()[start..][..count]);
+        self.finish(at, Ok(()));
+    }
+}

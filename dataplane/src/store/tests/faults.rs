@@ -1,0 +1,3 @@
+//! Faults under the store: bytes are right or refused.
+
+use super::*;

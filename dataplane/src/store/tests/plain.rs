@@ -1,0 +1,197 @@
+//! What each request does, without crashes.
+
+use super::*;
+
+const KIB: u32 = 1024;
+
+#[test]
+fn written_bytes_come_back_and_others_are_zero() {
+    for mode in [Mode::Intent, Mode::Data] {
+        let mut bench = bench(mode);
+        let mut shard = bench.mount().unwrap();
+        let place = extent(1, 0, 8 * KIB, 64 * KIB);
+        bench.write(&mut shard, place, 5).unwrap();
+        bench.write(&mut shard, extent(1, 0, 12 * KIB, 4 * KIB), 6).unwrap();
+        let bytes = bench.read(&mut shard, extent(1, 0, 0, 128 * KIB)).unwrap();
+        for (at, &byte) in (0u32..).zip(&bytes) {
+            let expected = match at / KIB {
+                12..16 => 6,
+                8..72 => 5,
+                _ => 0,
+            };
+            assert_eq!(byte, expected, "byte {at}");
+        }
+        assert_eq!(bench.read(&mut shard, extent(2, 9, 0, 4 * KIB)).unwrap(), [0; 4096]);
+        bench.stop(shard);
+        let mut shard = bench.mount().unwrap();
+        assert_eq!(bench.read(&mut shard, extent(1, 0, 0, 128 * KIB)).unwrap(), bytes);
+        assert_eq!(bench.check().findings, []);
+    }
+}
+
+#[test]
+fn parts_of_blocks_are_merged() {
+    for mode in [Mode::Intent, Mode::Data] {
+        let mut bench = bench(mode);
+        let mut shard = bench.mount().unwrap();
+        bench.write(&mut shard, extent(1, 0, 512, 1024), 1).unwrap();
+        bench.write(&mut shard, extent(1, 0, 3584, 6 * KIB), 2).unwrap();
+        let bytes = bench.read(&mut shard, extent(1, 0, 0, 12 * KIB)).unwrap();
+        for (at, &byte) in bytes.iter().enumerate() {
+            let expected = match at {
+                512..1536 => 1,
+                3584..9728 => 2,
+                _ => 0,
+            };
+            assert_eq!(byte, expected, "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn large_writes_cross_slabs() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    for byte in 1..4 {
+        let place = extent(1, 0, (2 << 20) - 512 * KIB, 1 << 20);
+        bench.write(&mut shard, place, byte).unwrap();
+        assert!(bench.read(&mut shard, place).unwrap().iter().all(|&b| b == byte));
+    }
+    assert_eq!(shard.volume_usage(VolumeId(1)), 4 << 20);
+}
+
+#[test]
+fn zeroing_frees_slabs() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let before = shard.space();
+    let place = extent(1, 0, 0, 1 << 20);
+    bench.write(&mut shard, place, 9).unwrap();
+    assert_eq!(shard.space().free, before.free - (2 << 20));
+    bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 512, 8 * KIB) }).unwrap();
+    let bytes = bench.read(&mut shard, extent(1, 0, 0, 16 * KIB)).unwrap();
+    assert!(bytes[512..512 + 8192].iter().all(|&byte| byte == 0));
+    assert!(bytes[..512].iter().chain(&bytes[512 + 8192..]).all(|&byte| byte == 9));
+    bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 0, CHUNK as u32) }).unwrap();
+    assert_eq!(bench.read(&mut shard, place).unwrap(), vec![0; 1 << 20]);
+    bench.stop(shard);
+    let shard = bench.mount().unwrap();
+    assert_eq!(shard.space(), before);
+}
+
+#[test]
+fn a_full_disk_can_be_overwritten_trimmed_and_filled_again() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let slabs = (shard.space().free >> 21) as u32;
+    for slab in 0..slabs {
+        bench.write(&mut shard, extent(1, 0, slab << 21, 4 * KIB), 1).unwrap();
+    }
+    let beyond = extent(1, 0, slabs << 21, 4 * KIB);
+    assert_eq!(bench.write(&mut shard, beyond, 1), Err(Error::Full));
+    for round in 0..20 {
+        for slab in 0..slabs {
+            bench.write(&mut shard, extent(1, 0, slab << 21, 8 * KIB), round).unwrap();
+        }
+    }
+    assert!(shard.counters().checkpoints > 0);
+    bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 2 << 20, 2 << 20) }).unwrap();
+    // The slab is deallocated on the device before it is free.
+    while shard.space().free == 0 {
+        shard.poll(bench.now, &mut Vec::new());
+    }
+    bench.write(&mut shard, beyond, 3).unwrap();
+    shard.drop_volume(1, VolumeId(1));
+    bench.finish(&mut shard).unwrap();
+    bench.stop(shard);
+    let shard = bench.mount().unwrap();
+    assert_eq!(shard.space().free, shard.space().capacity);
+}
+
+#[test]
+fn comparisons_write_only_what_is_equal() {
+    for mode in [Mode::Intent, Mode::Data] {
+        let mut bench = bench(mode);
+        let mut shard = bench.mount().unwrap();
+        let place = extent(1, 0, 1024, 512);
+        let compare = |bench: &Bench, expected, new| Request::CompareAndWrite {
+            extent: place,
+            expected: bench.filled(place, expected),
+            data: bench.filled(place, new),
+        };
+        let request = compare(&bench, 0, 1);
+        bench.run(&mut shard, request).unwrap();
+        let request = compare(&bench, 0, 2);
+        let refused = bench.run(&mut shard, request).map(|_| ());
+        assert_eq!(refused, Err(Error::Miscompare { offset: 0 }));
+        assert_eq!(bench.read(&mut shard, place).unwrap(), [1; 512]);
+        let request = compare(&bench, 1, 2);
+        bench.run(&mut shard, request).unwrap();
+        assert_eq!(bench.read(&mut shard, place).unwrap(), [2; 512]);
+    }
+}
+
+#[test]
+fn poisoned_blocks_answer_with_errors_until_written() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let place = extent(1, 0, 8 * KIB, 8 * KIB);
+    bench.run(&mut shard, Request::Poison { extent: place }).unwrap();
+    let all = extent(1, 0, 0, 32 * KIB);
+    assert_eq!(bench.read(&mut shard, all), Err(Error::Media { block: 2 }));
+    bench.stop(shard);
+    let mut shard = bench.mount().unwrap();
+    assert_eq!(bench.read(&mut shard, all), Err(Error::Media { block: 2 }));
+    let part = extent(1, 0, 8 * KIB, 512);
+    assert_eq!(bench.write(&mut shard, part, 1), Err(Error::Media { block: 2 }));
+    bench.write(&mut shard, place, 1).unwrap();
+    bench.read(&mut shard, all).unwrap();
+}
+
+#[test]
+fn the_catalogue_is_durable_and_bounded() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    shard.catalogue_put(1, b"one", b"first");
+    bench.finish(&mut shard).unwrap();
+    shard.catalogue_put(2, b"two", b"second");
+    bench.finish(&mut shard).unwrap();
+    shard.catalogue_delete(3, b"one");
+    bench.finish(&mut shard).unwrap();
+    drop(shard);
+    bench.data.power_cut();
+    let mut shard = bench.mount().unwrap();
+    assert_eq!(shard.catalogue_get(b"one"), None);
+    assert_eq!(shard.catalogue().collect::<Vec<_>>(), [(&b"two"[..], &b"second"[..])]);
+    let mut kept = 0;
+    let refused = loop {
+        shard.catalogue_put(4, format!("key {kept}").as_bytes(), &[1; VALUE_MAX]);
+        match bench.finish(&mut shard) {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, kept), (Error::Full, 15));
+}
+
+#[test]
+fn overlapping_requests_keep_their_order() {
+    let bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let place = extent(1, 0, 0, 32 * KIB);
+    for round in 0..20u8 {
+        for tag in 0..8 {
+            let data = bench.filled(place, round * 8 + tag);
+            shard.submit(u64::from(tag), Request::Write { extent: place, data });
+        }
+        let buf = bench.pool.alloc(32 << 10).unwrap();
+        shard.submit(99, Request::Read { extent: place, buf });
+        let mut done = Vec::new();
+        while shard.in_flight() > 0 {
+            shard.poll(bench.now, &mut done);
+        }
+        let read = done.into_iter().find(|completion| completion.tag == 99).unwrap();
+        let bytes = read.result.unwrap().unwrap();
+        assert!(bytes.iter().all(|&byte| byte == round * 8 + 7));
+    }
+}

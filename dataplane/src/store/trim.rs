@@ -1,0 +1,111 @@
+//! Taking away: blocks, slabs, and the promise of an error.
+
+use super::Error;
+use super::bits::BlockSet;
+use super::operation::Kind;
+use super::record::{Range, Record};
+use super::shard::Shard;
+use super::write::TAG;
+use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
+
+const SLAB_BYTES: u64 = (SLAB_BLOCKS * BLOCK) as u64;
+
+impl Shard {
+    /// Journals that blocks hold nothing, or, if the slab then holds nothing, that it is free.
+    pub(super) fn run_trim(&mut self, at: u32) {
+        if self.is_failed {
+            return self.finish(at, Err(Error::Failed));
+        }
+        let is_alone = self.is_alone(at);
+        let operation = &mut self.operations[at];
+        let page = &self.cache.slots[operation.slot as usize].page;
+        let (first, count) = (operation.first, operation.count);
+        let is_whole = usize::from(count) == SLAB_BLOCKS;
+        if !is_whole && !page.holds(first, count) {
+            return self.finish(at, Ok(()));
+        }
+        let range = BlockSet::range(first, count);
+        let is_last = range.covers(&page.allocated) && range.covers(&page.poisoned);
+        let record = if is_whole || (is_last && is_alone) {
+            // Whatever comes from now on waits until the slab is gone.
+            operation.kind = Kind::Unmap;
+            (operation.first, operation.count) = (0, SLAB_BLOCKS as u16);
+            let generation = self.tables.map.generations[operation.slab as usize];
+            Record::Unmap { owner: operation.owner, slab: operation.slab, generation }
+        } else {
+            Record::Trim(Range { slab: operation.slab, first, count, tag: TAG })
+        };
+        if !self.journal.admits(record.len(), 0) {
+            self.wait_journal.push_back(at);
+            return;
+        }
+        operation.waits_for_journal = true;
+        operation.lsn = self.journal.push(Some(at), None, |bytes| record.encode(bytes));
+    }
+
+    pub(super) fn trim_recorded(&mut self, at: u32) {
+        let operation = &self.operations[at];
+        let (slot, lsn) = (operation.slot, operation.lsn);
+        let page = &mut self.cache.slots[slot as usize].page;
+        page.set_trimmed(operation.first, operation.count, TAG);
+        self.soil(slot, lsn);
+        self.finish(at, Ok(()));
+    }
+
+    /// The slab is free; who waited for it begins anew.
+    pub(super) fn unmap_recorded(&mut self, at: u32) {
+        let operation = &self.operations[at];
+        let (slot, slab, owner) = (operation.slot, operation.slab, operation.owner);
+        let waiting = self.take_list(slot);
+        assert_eq!(waiting.first(), Some(&at), "an operation on the whole slab runs alone");
+        self.tables.map.remove(owner, slab);
+        let page = &mut self.cache.slots[slot as usize];
+        if page.writing {
+            page.doomed = true;
+            self.cache.forget(slot);
+        } else {
+            self.cache.empty(slot);
+            self.free_slab(slab);
+        }
+        for &other in &waiting[1..] {
+            self.start(other);
+        }
+        self.finish(at, Ok(()));
+    }
+
+    /// Makes a slab that nobody has available again.
+    pub(super) fn free_slab(&mut self, slab: u32) {
+        let offset = self.areas.data_offset(slab, 0);
+        if self.options.zero_on_free && !self.is_failed {
+            self.data.zero(slab, offset, SLAB_BYTES);
+        } else if self.options.discard && self.data.can_deallocate() && !self.is_failed {
+            self.data.deallocate(slab, offset, SLAB_BYTES);
+        } else {
+            self.tables.map.release(slab);
+        }
+    }
+
+    pub(super) fn run_poison(&mut self, at: u32) {
+        if self.is_failed {
+            return self.finish(at, Err(Error::Failed));
+        }
+        let operation = &mut self.operations[at];
+        let (slab, first, count) = (operation.slab, operation.first, operation.count);
+        let record = Record::Poison(Range { slab, first, count, tag: TAG });
+        if !self.journal.admits(record.len(), 0) {
+            self.wait_journal.push_back(at);
+            return;
+        }
+        operation.waits_for_journal = true;
+        operation.lsn = self.journal.push(Some(at), None, |bytes| record.encode(bytes));
+    }
+
+    pub(super) fn poison_recorded(&mut self, at: u32) {
+        let operation = &self.operations[at];
+        let (slot, lsn) = (operation.slot, operation.lsn);
+        let page = &mut self.cache.slots[slot as usize].page;
+        page.set_poisoned(operation.first, operation.count, TAG);
+        self.soil(slot, lsn);
+        self.finish(at, Ok(()));
+    }
+}
