@@ -11,7 +11,6 @@ use super::scan::Ring;
 use super::{CheckOptions, CheckReport, Finding, MountError, Progress, superblock};
 use crate::disk::{self, Disk};
 use crate::dma::{Buf, Pool};
-use std::rc::Rc;
 use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
 
 /// Blocks read at once.
@@ -28,11 +27,11 @@ pub fn check(
     data: Box<dyn Disk>,
     journal: Option<Box<dyn Disk>>,
     options: CheckOptions,
-    pool: &Rc<Pool>,
+    pool: &Pool,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<CheckReport, MountError> {
-    let data = Port::new(data, pool.clone());
-    let journal = journal.map(|disk| Port::new(disk, pool.clone()));
+    let data = Port::new(data, pool);
+    let journal = journal.map(|disk| Port::new(disk, pool));
     let mut check = Check {
         data: &data,
         journal: journal.as_ref(),
@@ -46,8 +45,8 @@ pub fn check(
 }
 
 struct Check<'a> {
-    data: &'a Port,
-    journal: Option<&'a Port>,
+    data: &'a Port<'a>,
+    journal: Option<&'a Port<'a>>,
     options: CheckOptions,
     report: CheckReport,
     progress: &'a mut dyn FnMut(Progress),

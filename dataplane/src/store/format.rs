@@ -7,7 +7,6 @@ use super::superblock::{self, Identity, Role};
 use super::{FormatError, FormatOptions, Formatted, MountError, Probe};
 use crate::disk::{self, Disk};
 use crate::dma::Pool;
-use std::rc::Rc;
 use storage_spec::disk::BLOCK;
 use zerocopy::IntoBytes;
 
@@ -21,10 +20,10 @@ pub fn format(
     data: Box<dyn Disk>,
     journal: Option<Box<dyn Disk>>,
     options: &FormatOptions,
-    pool: &Rc<Pool>,
+    pool: &Pool,
 ) -> Result<Formatted, FormatError> {
-    let data = Port::new(data, pool.clone());
-    let journal = journal.map(|disk| Port::new(disk, pool.clone()));
+    let data = Port::new(data, pool);
+    let journal = journal.map(|disk| Port::new(disk, pool));
     block_on(format_ports(&data, journal.as_ref(), options))
 }
 
@@ -32,15 +31,15 @@ pub fn format(
 ///
 /// # Errors
 /// [`MountError::NotFormatted`] if it has none of ours; others as the device fails.
-pub fn probe(disk: Box<dyn Disk>, pool: &Rc<Pool>) -> Result<Probe, MountError> {
-    let port = Port::new(disk, pool.clone());
+pub fn probe(disk: Box<dyn Disk>, pool: &Pool) -> Result<Probe, MountError> {
+    let port = Port::new(disk, pool);
     let (identity, intact) = block_on(superblock::read(&port))?;
     Ok(identity.describe(intact))
 }
 
 async fn format_ports(
-    data: &Port,
-    journal: Option<&Port>,
+    data: &Port<'_>,
+    journal: Option<&Port<'_>>,
     options: &FormatOptions,
 ) -> Result<Formatted, FormatError> {
     let layout = Layout::plan(data.info(), journal.map(Port::info), options)?;
@@ -88,7 +87,7 @@ async fn format_ports(
     })
 }
 
-async fn refuse_if_ours(port: &Port) -> Result<(), FormatError> {
+async fn refuse_if_ours(port: &Port<'_>) -> Result<(), FormatError> {
     match superblock::read(port).await {
         Ok((identity, _)) => Err(FormatError::InUse(identity.disk)),
         Err(MountError::Disk(error)) => Err(error.into()),
@@ -96,7 +95,11 @@ async fn refuse_if_ours(port: &Port) -> Result<(), FormatError> {
     }
 }
 
-async fn format_shard(data: &Port, journal: &Port, areas: &Areas) -> Result<(), disk::Error> {
+async fn format_shard(
+    data: &Port<'_>,
+    journal: &Port<'_>,
+    areas: &Areas,
+) -> Result<(), disk::Error> {
     let sequence = 2;
     let start = Mark { position: 0, sequence: 1, lsn: 1, crc: chain_seed(areas, sequence) };
     journal.write_block(areas.journal_offset(0), &[0; BLOCK]).await?;
@@ -107,7 +110,7 @@ async fn format_shard(data: &Port, journal: &Port, areas: &Areas) -> Result<(), 
 
 /// Writes a whole checkpoint and makes it durable.
 pub(super) async fn write_checkpoint(
-    port: &Port,
+    port: &Port<'_>,
     areas: &Areas,
     tables: &Tables,
     sequence: u64,

@@ -6,18 +6,16 @@ use crate::dma::{Buf, Pool, Slice};
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 /// Most writes that a slow path has in flight.
 const WRITES_MAX: usize = 32;
 
-/// A disk and the pool that its buffers come from. Clones share the disk.
-#[derive(Clone)]
-pub(super) struct Port {
-    inner: Rc<RefCell<Inner>>,
-    info: Rc<Info>,
-    pool: Rc<Pool>,
+/// A disk and the pool that its buffers come from.
+pub(super) struct Port<'p> {
+    inner: RefCell<Inner>,
+    info: Info,
+    pool: &'p Pool,
 }
 
 struct Inner {
@@ -34,9 +32,9 @@ struct Inner {
 /// Tag of writes that nobody waits for.
 const BACKGROUND: u64 = 0;
 
-impl Port {
-    pub(super) fn new(disk: Box<dyn Disk>, pool: Rc<Pool>) -> Self {
-        let info = Rc::new(disk.info().clone());
+impl<'p> Port<'p> {
+    pub(super) fn new(disk: Box<dyn Disk>, pool: &'p Pool) -> Self {
+        let info = disk.info().clone();
         let inner = Inner {
             done: Vec::with_capacity(64),
             ended: Vec::new(),
@@ -45,13 +43,12 @@ impl Port {
             failed: Ok(()),
             disk,
         };
-        Self { inner: Rc::new(RefCell::new(inner)), info, pool }
+        Self { inner: RefCell::new(inner), info, pool }
     }
 
-    /// The disk back; every clone must be gone and nothing in flight.
+    /// The disk back; nothing is in flight.
     pub(super) fn into_disk(self) -> Box<dyn Disk> {
-        let inner = Rc::try_unwrap(self.inner).ok().expect("the slow path has ended");
-        inner.into_inner().disk
+        self.inner.into_inner().disk
     }
 
     pub(super) fn info(&self) -> &Info {

@@ -37,8 +37,8 @@ pub(super) async fn mount(
     options: OpenOptions,
     pool: Rc<Pool>,
 ) -> Result<Shard, MountError> {
-    let data = Port::new(data, pool.clone());
-    let journal = journal.map(|disk| Port::new(disk, pool.clone()));
+    let data = Port::new(data, &pool);
+    let journal = journal.map(|disk| Port::new(disk, &pool));
     let recovered = recover(&data, journal.as_ref(), shard, &options).await?;
     let data = data.into_disk();
     let journal = journal.map(Port::into_disk);
@@ -46,8 +46,8 @@ pub(super) async fn mount(
 }
 
 async fn recover(
-    data: &Port,
-    journal: Option<&Port>,
+    data: &Port<'_>,
+    journal: Option<&Port<'_>>,
     shard: u16,
     options: &OpenOptions,
 ) -> Result<Recovered, MountError> {
@@ -84,7 +84,10 @@ async fn recover(
 }
 
 /// What the data disk says it is, provided that the journal disk is the one that belongs to it.
-pub(super) async fn identify(data: &Port, journal: Option<&Port>) -> Result<Identity, MountError> {
+pub(super) async fn identify(
+    data: &Port<'_>,
+    journal: Option<&Port<'_>>,
+) -> Result<Identity, MountError> {
     let (identity, _) = superblock::read(data).await?;
     if identity.role == Role::Journal {
         return Err(MountError::Inconsistent("this is a journal disk; name its data disk first"));
@@ -108,7 +111,7 @@ pub(super) async fn identify(data: &Port, journal: Option<&Port>) -> Result<Iden
 
 /// The newer of the two checkpoints, or the older where the newer is damaged or was never finished.
 pub(super) async fn newest_checkpoint(
-    port: &Port,
+    port: &Port<'_>,
     areas: &Areas,
 ) -> Result<(Header, Tables), MountError> {
     let mut headers = Vec::new();
@@ -130,7 +133,7 @@ pub(super) async fn newest_checkpoint(
 
 /// A checkpoint's tables, if it is intact.
 pub(super) async fn read_contents(
-    port: &Port,
+    port: &Port<'_>,
     areas: &Areas,
     header: &Header,
 ) -> Result<Option<Tables>, disk::Error> {

@@ -133,7 +133,7 @@ struct Held {
 
 /// The second reading, which carries out the records.
 pub(super) struct Redo<'a> {
-    data: &'a Port,
+    data: &'a Port<'a>,
     areas: &'a Areas,
     pub(super) tables: Tables,
     pages: HashMap<u32, Held>,
@@ -150,7 +150,7 @@ pub(super) struct Redo<'a> {
 
 impl<'a> Redo<'a> {
     pub(super) fn new(
-        data: &'a Port,
+        data: &'a Port<'a>,
         areas: &'a Areas,
         tables: Tables,
         pages_max: usize,

@@ -80,7 +80,7 @@ pub(super) struct Rotten {
 
 /// A ring on its device.
 pub(super) struct Ring<'a> {
-    pub(super) port: &'a Port,
+    pub(super) port: &'a Port<'a>,
     pub(super) areas: &'a Areas,
 }
 

@@ -103,7 +103,7 @@ impl Identity {
 }
 
 /// Writes both superblocks, the far one first, and makes them durable.
-pub(super) async fn write(port: &Port, identity: &Identity) -> Result<(), disk::Error> {
+pub(super) async fn write(port: &Port<'_>, identity: &Identity) -> Result<(), disk::Error> {
     for copy in [1, 0] {
         let block = identity.encode(copy, 1);
         port.write_block(offset(copy, identity.capacity), block.as_bytes()).await?;
@@ -113,7 +113,7 @@ pub(super) async fn write(port: &Port, identity: &Identity) -> Result<(), disk::
 }
 
 /// Makes a disk's superblocks invalid, so that an interrupted format is seen as such.
-pub(super) async fn erase(port: &Port) -> Result<(), disk::Error> {
+pub(super) async fn erase(port: &Port<'_>) -> Result<(), disk::Error> {
     for copy in [0, 1] {
         port.write_block(offset(copy, port.info().capacity), &[0; BLOCK]).await?;
     }
@@ -121,7 +121,7 @@ pub(super) async fn erase(port: &Port) -> Result<(), disk::Error> {
 }
 
 /// Reads both superblocks; which of them are intact, and what the newer says.
-pub(super) async fn read(port: &Port) -> Result<(Identity, [bool; 2]), MountError> {
+pub(super) async fn read(port: &Port<'_>) -> Result<(Identity, [bool; 2]), MountError> {
     let capacity = port.info().capacity;
     if capacity < 2 * BLOCK as u64 {
         return Err(MountError::NotFormatted);

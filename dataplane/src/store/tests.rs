@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dma::{Arena, Pool};
-use crate::sim::{Faults, Random, SimDiskConfig, SimMedia};
+use crate::sim::{Random, SimDiskConfig, SimMedia};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;

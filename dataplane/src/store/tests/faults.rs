@@ -1,3 +1,2 @@
 //! Faults under the store: bytes are right or refused.
 
-use super::*;
