@@ -39,8 +39,8 @@ fn main() {
             let wall = seconds(ClockId::Monotonic) - wall;
             let cpu = seconds(ClockId::ThreadCPUTime) - cpu;
             println!(
-                "{name:9} depth {depth} registered {registered:5}: {:7.0}/s, {:5.0} ns of the core, \
-                 {:.3} calls each",
+                "{name:9} depth {depth} registered {registered:5}: {:7.0}/s, \
+                 {:5.0} ns of the core, {:.3} calls each",
                 OPERATIONS as f64 / wall,
                 cpu * 1e9 / OPERATIONS as f64,
                 (ring.counters().enters - enters) as f64 / OPERATIONS as f64,

@@ -216,7 +216,7 @@ fn edges_leave_neighbours_alone(rig: &mut Rig) {
     let block = rig.block();
     let mut model = pattern(64 * PAGE, 1);
     rig.write(0, &model);
-    let borders = [0, block, PAGE - block, PAGE, 16 * PAGE - block, 16 * PAGE, 63 * PAGE];
+    let borders = [0, block, PAGE - block, PAGE, 16 * PAGE - block, 16 * PAGE, 62 * PAGE];
     for (seed, offset) in borders.into_iter().enumerate() {
         for blocks in [1, 2, PAGE / block] {
             let bytes = pattern(blocks * block, 50 + seed as u64);

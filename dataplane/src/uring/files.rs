@@ -19,21 +19,16 @@ pub(crate) struct FileModes {
 }
 
 impl FileModes {
-    fn of(&self, op: &Op) -> Option<&'static [FallocateFlags]> {
-        match op {
-            Op::Deallocate { .. } => Some(self.deallocate),
-            Op::WriteZeroes { .. } => Some(self.write_zeroes),
-            Op::Read { .. } | Op::Write { .. } | Op::Flush => None,
-        }
-    }
-
-    fn give_up_first(&mut self, op: &Op) {
+    /// Tries `mode` no more, if it has not been given up already.
+    fn give_up(&mut self, op: &Op, mode: Option<FallocateFlags>) {
         let modes = match op {
             Op::Deallocate { .. } => &mut self.deallocate,
             Op::WriteZeroes { .. } => &mut self.write_zeroes,
             Op::Read { .. } | Op::Write { .. } | Op::Flush => return,
         };
-        *modes = modes.get(1..).unwrap_or_default();
+        if modes.first().copied() == mode {
+            *modes = &modes[1..];
+        }
     }
 }
 
@@ -69,6 +64,8 @@ struct Job {
     op: Op,
     /// Bytes done by earlier, short transfers.
     done: usize,
+    /// The mode that was last tried, of an operation that needs one.
+    mode: Option<FallocateFlags>,
 }
 
 impl FileQueue {
@@ -98,7 +95,7 @@ impl FileQueue {
     /// Queues an operation for the ring's next turn.
     pub(crate) fn submit(&mut self, tag: Tag, op: Op) {
         let index = self.free.pop().expect("no more in flight than the queue is deep");
-        self.slots[index as usize].job = Some(Job { tag, op, done: 0 });
+        self.slots[index as usize].job = Some(Job { tag, op, done: 0, mode: None });
         self.start(index);
     }
 
@@ -121,11 +118,11 @@ impl FileQueue {
         let job = job.expect("a completion has its job");
         match (completed.result, transfer_len(&job.op)) {
             (result, _) if -result == libc::EINTR || -result == libc::EAGAIN => {}
-            (result, _) if -result == libc::EOPNOTSUPP && self.modes.of(&job.op).is_some() => {
-                self.modes.give_up_first(&job.op);
+            (result, _) if -result == libc::EOPNOTSUPP && job.mode.is_some() => {
+                self.modes.give_up(&job.op, job.mode);
             }
             (result, _) if result < 0 => return Some(Err(io::Error::from_raw_os_error(-result))),
-            (_, None) if self.modes.of(&job.op).is_some_and(<[_]>::is_empty) => {
+            (_, None) if job.mode.is_none() && !matches!(job.op, Op::Flush) => {
                 return Some(Err(io::ErrorKind::Unsupported.into()));
             }
             (_, None) => return Some(Ok(())),
@@ -176,10 +173,12 @@ impl FileQueue {
             }
             Op::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             Op::Deallocate { offset, len } => {
-                fallocate(fd, self.modes.deallocate, self.base + *offset, *len)
+                job.mode = self.modes.deallocate.first().copied();
+                fallocate(fd, job.mode, self.base + *offset, *len)
             }
             Op::WriteZeroes { offset, len } => {
-                fallocate(fd, self.modes.write_zeroes, self.base + *offset, *len)
+                job.mode = self.modes.write_zeroes.first().copied();
+                fallocate(fd, job.mode, self.base + *offset, *len)
             }
         };
         // SAFETY: the slot keeps the buffers and segments, and `self` the file, until the
@@ -228,8 +227,8 @@ fn gather(data: &WriteData, mut skip: usize, segments: &mut Vec<libc::iovec>) {
 }
 
 /// With no mode left, an operation that does nothing: the refusal then arrives as any completion.
-fn fallocate(fd: Fd, modes: &[FallocateFlags], offset: u64, len: u64) -> Entry {
-    match modes.first() {
+fn fallocate(fd: Fd, mode: Option<FallocateFlags>, offset: u64, len: u64) -> Entry {
+    match mode {
         Some(mode) => {
             opcode::Fallocate::new(fd, len).offset(offset).mode(mode.bits() as i32).build()
         }

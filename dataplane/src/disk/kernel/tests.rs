@@ -105,6 +105,33 @@ fn a_part_of_a_sparse_file_conforms_and_stays_within() {
     assert!(whole[SIZE as usize..2 * SIZE as usize].iter().any(|&byte| byte != 0));
 }
 
+/// tmpfs has one of the two ways to write zeroes: operations in flight together all find it.
+#[test]
+fn a_file_in_memory_conforms_and_finds_its_way_to_zeroes() {
+    let path = PathBuf::from(format!("/dev/shm/kernel-disk-{}", std::process::id()));
+    if create_file(&path, SIZE, Allocation::Reserved, &mut |_| {}).is_err() {
+        println!("skipped: no /dev/shm");
+        return;
+    }
+    let opened = open(&path);
+    fs::remove_file(&path).unwrap();
+    let Ok(file) = opened else {
+        println!("skipped: no direct I/O in /dev/shm");
+        return;
+    };
+    let mut disk = SelfDriven::new(&file, ring());
+    for index in 0..16 {
+        disk.submit(index, Op::WriteZeroes { offset: index * 8192, len: 4096 });
+    }
+    let mut done = Vec::with_capacity(16);
+    while done.len() < 16 {
+        disk.poll(&mut done);
+    }
+    assert!(done.iter().all(|completion| completion.result == Ok(())), "{done:?}");
+    drop(disk);
+    conformance::run(&mut || Box::new(SelfDriven::new(&file, ring())));
+}
+
 #[test]
 fn a_loop_device_conforms() {
     let scratch = Scratch::new("loop");
