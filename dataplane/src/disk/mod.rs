@@ -148,8 +148,8 @@ pub struct Info {
 /// An implementer must:
 /// - complete every submitted operation exactly once, in any order;
 /// - keep no order between operations in flight: the submitter serialises what overlaps;
-/// - report [`Error::Failed`] rather than guess, and accept operations afterwards only to fail
-///   them;
+/// - report [`Error::Failed`] rather than guess, and fail whatever comes afterwards, but for reads
+///   that still succeed;
 /// - never block: an operation that would is carried on by `poll`.
 ///
 /// A caller must:

@@ -1,2 +1,1 @@
 //! Faults under the store: bytes are right or refused.
-
