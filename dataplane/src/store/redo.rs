@@ -19,6 +19,8 @@ use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
 #[derive(Debug, Clone, Copy)]
 struct Last {
     lsn: u64,
+    /// The record before that one; 0 for none.
+    before: u64,
     /// Of data that were written in place; `None` for payload and for what writes no data.
     in_place: Option<u32>,
 }
@@ -83,13 +85,12 @@ impl Survey {
             match record {
                 Record::Write { path, range, crcs } => {
                     for (block, crc) in blocks(range).zip(crcs) {
-                        let in_place = (path != Path::Payload).then(|| crc.get());
-                        self.last.insert(block, Last { lsn, in_place });
+                        self.note_block(block, lsn, (path != Path::Payload).then(|| crc.get()));
                     }
                 }
                 Record::Trim(range) | Record::Poison(range) => {
                     for block in blocks(range) {
-                        self.last.insert(block, Last { lsn, in_place: None });
+                        self.note_block(block, lsn, None);
                     }
                 }
                 Record::Map { slab, .. } | Record::Unmap { slab, .. } => {
@@ -101,6 +102,11 @@ impl Survey {
         self.completed_lsn = self.completed_lsn.max(batch.completed_lsn);
         self.batches += 1;
         self.end = batch.end;
+    }
+
+    fn note_block(&mut self, block: u64, lsn: u64, in_place: Option<u32>) {
+        let before = self.last.get(&block).map_or(0, |last| last.lsn);
+        self.last.insert(block, Last { lsn, before, in_place });
     }
 
     /// Whether a record is of a life that its slab no longer leads.
@@ -250,12 +256,13 @@ impl<'a> Redo<'a> {
     ) -> Result<(), MountError> {
         let number = block_number(at.slab, at.first);
         let last = survey.last[&number];
-        let is_wanted = if last.lsn == lsn {
-            true
-        } else if let Some(newer) = last.in_place.filter(|_| last.lsn > survey.completed_lsn) {
-            !self.block_matches(at.slab, at.first, newer).await?
-        } else {
-            false
+        // Between this payload and an uncertain last write there must be no other: it would have
+        // been in place before the last one began, and would be gone.
+        let is_last_but_one = last.before == lsn && last.lsn > survey.completed_lsn;
+        let is_wanted = match last.in_place {
+            _ if last.lsn == lsn => true,
+            Some(newer) if is_last_but_one => !self.block_matches(at.slab, at.first, newer).await?,
+            _ => false,
         };
         let is_rotten = survey
             .rotten

@@ -138,7 +138,10 @@ impl Run {
             let at = extent(volume, 0, (slab << 21) + block * BLOCK as u32, BLOCK as u32);
             let bytes = match self.bench.read(shard, at) {
                 Ok(bytes) => bytes,
-                Err(error) => panic!("block {volume}/{slab}/{block}: {error}"),
+                Err(error) => {
+                    let events: Vec<_> = std::iter::from_fn(|| shard.next_event()).collect();
+                    panic!("block {volume}/{slab}/{block}: {error}, {events:?}")
+                }
             };
             let expected = self.blocks.get_mut(&(volume, slab, block)).unwrap();
             let value = u64::from_le_bytes(bytes[..8].try_into().unwrap());
