@@ -1,0 +1,262 @@
+//! The built program with a real node: demo, serve, and the commands that talk to it.
+
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
+/// Longest wait for anything, so that a stuck node fails the test.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        // Not /tmp: direct I/O needs a real file system.
+        let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let dir = root.join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory of the test's own");
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running node, killed when the test ends.
+struct Node {
+    child: Child,
+    /// What it printed when it was ready.
+    ready: Value,
+    socket: String,
+}
+
+impl Node {
+    fn start(arguments: &[&str], socket: &str, notify: Option<&str>) -> Self {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).args(["--output", "json", "--socket", socket]);
+        command.stdout(Stdio::piped()).env_remove("NOTIFY_SOCKET");
+        if let Some(notify) = notify {
+            command.env("NOTIFY_SOCKET", notify);
+        }
+        let mut child = command.spawn().expect("the program runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line when it is ready");
+        let ready = serde_json::from_str(&line).unwrap_or_else(|_| {
+            panic!("not ready: {line:?}, {:?}", child.wait());
+        });
+        Self { child, ready, socket: socket.to_owned() }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).args(["--output", "json", "--socket", &self.socket]);
+        command.output().expect("the program runs")
+    }
+
+    #[track_caller]
+    fn ask(&self, arguments: &[&str]) -> Value {
+        let output = self.run(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    #[track_caller]
+    fn fails(&self, arguments: &[&str], word: &str) {
+        let output = self.run(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains(word), "{arguments:?}: {text}");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(sent.success());
+    }
+
+    /// Stops it and gives its exit code.
+    fn stop(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
+        self.child.wait().expect("ours").code()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port().to_string()
+}
+
+#[test]
+fn demo_keeps_its_data_over_every_kind_of_end() {
+    let scratch = Scratch::new("demo");
+    let (dir, socket) = (scratch.path("demo"), scratch.path("s"));
+    let (port, discovery) = (free_port(), free_port());
+    let demo = ["demo", "--dir", &dir, "--port", &port, "--discovery-port", &discovery];
+    let first = [&demo[..], &["--size", "256MiB"]].concat();
+    let node = Node::start(&first, &socket, None);
+    let nqn = node.ready["nqn"].as_str().expect("a name").to_owned();
+    assert_eq!(node.ready["addresses"][0], format!("127.0.0.1:{port}"));
+    assert_eq!(node.ready["addresses"][1], format!("127.0.0.1:{discovery}"));
+    let volumes = node.ask(&["volume", "list"]);
+    assert_eq!(volumes[0]["name"], "demo");
+    assert_eq!(volumes[0]["size"], 256 << 20);
+    let uuid = volumes[0]["uuid"].clone();
+    assert_eq!(node.ask(&["host", "list"])[0]["nqn"], "*");
+    node.ask(&["volume", "create", "more", "1GiB"]);
+    second_node_is_refused(&demo, &socket);
+    assert_eq!(node.stop("INT"), Some(0));
+    assert!(!PathBuf::from(&socket).exists(), "a clean end removes the socket");
+
+    let node = Node::start(&demo, &socket, None);
+    assert_eq!(node.ready["nqn"], nqn.as_str());
+    assert_eq!(node.ask(&["volume", "show", "demo"])["uuid"], uuid);
+    node.ask(&["volume", "delete", "more", "--yes"]);
+    assert_eq!(node.stop("KILL"), None);
+    assert!(PathBuf::from(&socket).exists(), "a killed node leaves its socket");
+
+    let node = Node::start(&demo, &socket, None);
+    assert_eq!(node.ask(&["volume", "list"]).as_array().expect("a list").len(), 1);
+    assert_eq!(node.stop("TERM"), Some(0));
+    image_is_guarded_and_sound(&format!("{dir}/disk0.img"));
+}
+
+fn second_node_is_refused(demo: &[&str], socket: &str) {
+    let run = |socket: &str| {
+        let output = Command::new(PROGRAM).args(demo).args(["--socket", socket]).output();
+        let output = output.expect("the program runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let text = run(socket);
+    assert!(text.contains("another node is running"), "{text}");
+    let text = run(&format!("{socket}2"));
+    assert!(text.contains("in use"), "the disk is locked: {text}");
+}
+
+fn image_is_guarded_and_sound(image: &str) {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(PROGRAM).args(arguments).output().expect("the program runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text)
+    };
+    let (code, text) = run(&["disk", "format", image]);
+    assert_eq!(code, Some(5), "{text}");
+    assert!(text.contains("a Basalt disk") && text.contains("--force"), "{text}");
+    let (code, text) = run(&["disk", "check", image]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[test]
+fn commands_change_the_running_node() {
+    let scratch = Scratch::new("commands");
+    let (port, metrics) = (free_port(), free_port());
+    let config = scratch.path("node.toml");
+    let text = format!(
+        "[node]\nname = \"test\"\n\
+         nqn = \"nqn.2014-08.org.nvmexpress:uuid:6a8f4f1c-3b1e-4e57-9d58-2f8c3f3f5a10\"\n\
+         buffers = \"16MiB\"\n[[disk]]\nram = \"256MiB\"\nshards = 1\n\
+         [[portal]]\nlisten = \"127.0.0.1:{port}\"\n[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n"
+    );
+    fs::write(&config, text).expect("writable");
+    let notify = scratch.path("notify");
+    let manager = UnixDatagram::bind(&notify).expect("free");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let heard = || {
+        let mut buffer = [0; 256];
+        let len = manager.recv(&mut buffer).expect("the node notifies");
+        String::from_utf8_lossy(&buffer[..len]).into_owned()
+    };
+    let node = Node::start(&["serve", "--config", &config], &scratch.path("s"), Some(&notify));
+    assert!(heard().contains("READY=1"));
+    assert_eq!(node.ask(&["node"])["name"], "test");
+    volumes(&node);
+    hosts(&node);
+    assert!(node.ask(&["connections"]).as_array().expect("a list").is_empty());
+    let rates = node.ask(&["stat", "--count", "1", "--interval", "0.1"]);
+    assert!(!rates["cores"].as_array().expect("a list").is_empty());
+    let events = node.run(&["events"]);
+    let events = String::from_utf8_lossy(&events.stdout).into_owned();
+    for kind in ["node.started", "volume.resized", "host.allowed", "volume.deleted"] {
+        assert!(events.contains(kind), "no {kind} in {events}");
+    }
+    let metrics = scrape(&metrics);
+    assert!(metrics.contains("basalt_core_turns_total"), "{metrics}");
+    assert!(metrics.contains("basalt_volume_reads_total{volume=\"kept\"} 0"), "{metrics}");
+    node.signal("HUP");
+    assert_eq!(node.ask(&["node"])["name"], "test", "SIGHUP is ignored");
+    port_in_use_is_told(&port, &scratch);
+    assert_eq!(node.stop("TERM"), Some(0));
+    assert!(heard().contains("STOPPING=1"));
+}
+
+fn volumes(node: &Node) {
+    let made = node.ask(&["volume", "create", "v", "1GiB", "--block-size", "512"]);
+    assert_eq!((made["size"].as_u64(), made["block_size"].as_u64()), (Some(1 << 30), Some(512)));
+    assert_eq!(node.ask(&["volume", "resize", "v", "+1GiB"])["size"], 2_u64 << 30);
+    assert_eq!(node.ask(&["volume", "rename", "v", "w"])["name"], "w");
+    node.ask(&["volume", "create", "kept", "4096"]);
+    node.fails(&["volume", "create", "kept", "1GiB"], "exists");
+    node.fails(&["volume", "create", "a b", "1GiB"], "other characters");
+    node.fails(&["volume", "create", "odd", "5000"], "multiple of 4096");
+    node.fails(&["volume", "resize", "w", "4096"], "destroy data");
+    node.fails(&["volume", "show", "v"], "v");
+    node.ask(&["volume", "delete", "w", "--yes"]);
+    node.fails(&["volume", "delete", "w", "--yes"], "w");
+    assert_eq!(node.run(&["volume", "delete", "kept"]).status.code(), Some(5), "not confirmed");
+}
+
+fn hosts(node: &Node) {
+    let nqn = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-4333-8444-555555555555";
+    node.ask(&["host", "allow", nqn]);
+    node.ask(&["host", "allow", "*"]);
+    assert_eq!(node.ask(&["host", "list"]).as_array().expect("a list").len(), 2);
+    node.ask(&["host", "deny", "*"]);
+    assert_eq!(node.ask(&["host", "list"])[0]["nqn"], nqn);
+    node.fails(&["host", "allow", "somebody"], "nqn.YYYY-MM");
+    node.fails(&["host", "deny", "*"], "not on the list");
+}
+
+fn scrape(port: &str) -> String {
+    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("metrics are served");
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("answered");
+    text
+}
+
+fn port_in_use_is_told(port: &str, scratch: &Scratch) {
+    let (dir, socket) = (scratch.path("other"), scratch.path("s2"));
+    let other = free_port();
+    let demo = ["demo", "--dir", &dir, "--size", "64MiB", "--port", port];
+    let output = Command::new(PROGRAM)
+        .args(demo)
+        .args(["--discovery-port", &other, "--socket", &socket])
+        .output()
+        .expect("the program runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(port) && text.contains("in use"), "{text}");
+    assert!(!PathBuf::from(&socket).exists(), "nothing is left behind");
+}
