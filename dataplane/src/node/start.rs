@@ -10,7 +10,7 @@ use super::record::Record;
 use super::registry::Registry;
 use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
 use crate::core::{Clock, Core, CoreParts, CoreStats, Links, ShardSeat, mesh, run};
-use crate::disk::kernel::{KernelFile, KernelOptions, SelfDriven};
+use crate::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
 use crate::disk::ram::RamDisk;
 use crate::disk::{Completion, Disk, Info, Op, Tag};
 use crate::dma::{Arena, Pool};
@@ -28,6 +28,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Most cores of a node.
@@ -219,7 +220,9 @@ fn open_file(path: &Path, journal: Option<&Path>, pool: &Pool) -> Result<OpenDis
     let name = path.display().to_string();
     let fail = |reason: String| StartError::Disk { path: name.clone(), reason };
     let open = |path: &Path| {
-        KernelFile::open(path, &KernelOptions::default()).map_err(|error| fail(error.to_string()))
+        let busy = |error: &OpenError| matches!(error, OpenError::Busy(_));
+        patiently(|| KernelFile::open(path, &KernelOptions::default()), busy)
+            .map_err(|error| fail(error.to_string()))
     };
     let file = open(path)?;
     let ring = Ring::new(RingOptions::default()).map_err(|e| StartError::System(e.to_string()))?;
@@ -388,7 +391,8 @@ impl CoreThread {
         let mut net = Sockets::new(&ring, SocketOptions::default());
         let mut listeners = Vec::new();
         for portal in &self.portals {
-            let listener = net.listen(portal.listen).map_err(|source| {
+            let in_use = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+            let listener = patiently(|| net.listen(portal.listen), in_use).map_err(|source| {
                 let hint = listen_hint(&source);
                 StartError::Listen { address: portal.listen, source, hint }
             })?;
@@ -461,6 +465,22 @@ fn pin(processor: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(processor);
     let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+/// Tries for two seconds while a killed predecessor may hold what is asked for: the kernel ends the
+/// rings of a process, and with them its sockets and locks, a little after the process.
+fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    may_pass: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    const RETRIES: u32 = 20;
+    for _ in 0..RETRIES {
+        match attempt() {
+            Err(error) if may_pass(&error) => std::thread::sleep(Duration::from_millis(100)),
+            ended => return ended,
+        }
+    }
+    attempt()
 }
 
 fn listen_hint(error: &std::io::Error) -> &'static str {
