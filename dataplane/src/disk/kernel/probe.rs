@@ -73,3 +73,51 @@ pub(super) fn mount_point(device: &str) -> Option<String> {
         (fields.nth(2) == Some(device)).then(|| fields.nth(1).map(str::to_owned))?
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A queue directory with these attributes.
+    fn facts(name: &str, attributes: &[(&str, &str)]) -> DeviceFacts {
+        let queue = std::env::temp_dir().join(format!("probe-{name}-{}", std::process::id()));
+        fs::create_dir(&queue).unwrap();
+        for (attribute, value) in attributes {
+            fs::write(queue.join(attribute), format!("{value}\n")).unwrap();
+        }
+        let facts = DeviceFacts::read(&queue);
+        fs::remove_dir_all(&queue).unwrap();
+        facts
+    }
+
+    #[test]
+    fn what_is_not_told_is_as_bad_as_it_may_be() {
+        assert_eq!(facts("empty", &[]), DeviceFacts::UNKNOWN);
+        assert_eq!(DeviceFacts::of(rustix::fs::makedev(0, 4_000)), DeviceFacts::UNKNOWN);
+    }
+
+    #[test]
+    fn attributes_are_understood() {
+        let told = facts(
+            "full",
+            &[
+                ("write_cache", "write through"),
+                ("physical_block_size", "4096"),
+                ("fua", "1"),
+                ("discard_max_bytes", "2199023255040"),
+                ("write_zeroes_max_bytes", "2199023255040"),
+                ("rotational", "1"),
+            ],
+        );
+        let expected = DeviceFacts {
+            physical_block: 4096,
+            volatile_cache: false,
+            fua: true,
+            deallocate: true,
+            rotational: true,
+        };
+        assert_eq!(told, expected);
+        let zeroes_only = facts("zeroes", &[("write_zeroes_max_bytes", "1"), ("fua", "0")]);
+        assert!(!zeroes_only.deallocate && !zeroes_only.fua);
+    }
+}

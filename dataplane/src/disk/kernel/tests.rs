@@ -1,6 +1,6 @@
 use super::*;
 use crate::disk::{WriteData, conformance};
-use crate::dma::{Arena, PAGE};
+use crate::dma::{Arena, PAGE, Pool};
 use crate::uring::RingOptions;
 use std::fs;
 use std::path::PathBuf;
@@ -141,6 +141,96 @@ fn a_loop_device_conforms() {
     let listed = list_devices().unwrap().into_iter().find(|entry| entry.path == device.0);
     let listed = listed.expect("the list has the device");
     assert_eq!((listed.size, listed.used_by, listed.read_only), (SIZE, None, false));
+}
+
+/// A file system of 1 MiB in memory; `None` where nothing can be mounted.
+struct TinyMount(PathBuf);
+
+impl TinyMount {
+    fn new(scratch: &Scratch) -> Option<Self> {
+        let at = scratch.0.join("tiny");
+        fs::create_dir(&at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&at);
+        if mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self(at));
+        }
+        println!("skipped: mounting needs root");
+        None
+    }
+}
+
+impl Drop for TinyMount {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+    }
+}
+
+fn write_op(pool: &Pool, offset: u64, len: usize) -> Op {
+    let data = WriteData::One(pool.alloc(len).unwrap().freeze());
+    Op::Write { offset, data, fua: false }
+}
+
+#[test]
+fn a_full_file_system_is_no_space_and_leaves_the_disk_good() {
+    let scratch = Scratch::new("full");
+    let Some(mount) = TinyMount::new(&scratch) else { return };
+    let path = mount.0.join("disk");
+    create_file(&path, SIZE, Allocation::Sparse, &mut |_| {}).unwrap();
+    if !has_direct_io(&path) {
+        return;
+    }
+    let pool = Arena::new(8 << 20, 1).unwrap().pool(0);
+    let mut disk = SelfDriven::new(&open(&path).unwrap(), ring());
+    let too_much = write_op(&pool, 0, 2 << 20);
+    assert_eq!(execute(&mut disk, too_much).result, Err(Error::NoSpace));
+    let freed = Op::Deallocate { offset: 0, len: 2 << 20 };
+    assert_eq!(execute(&mut disk, freed).result, Ok(()));
+    assert_eq!(execute(&mut disk, write_op(&pool, 4 << 20, 4096)).result, Ok(()));
+}
+
+/// The file is made immutable under the disk, and mutable again: too late.
+#[test]
+fn a_disk_that_failed_a_write_is_not_written_again_but_read() {
+    let scratch = Scratch::new("failing");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let attribute = |change| {
+        let status = Command::new("chattr").arg(change).arg(&path).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let pool = Arena::new(8 << 20, 1).unwrap().pool(0);
+    let mut disk = SelfDriven::new(&open(&path).unwrap(), ring());
+    assert_eq!(execute(&mut disk, write_op(&pool, 0, 4096)).result, Ok(()));
+    if !attribute("+i") {
+        println!("skipped: cannot make a file immutable here");
+        return;
+    }
+    let failed = execute(&mut disk, write_op(&pool, 0, 4096)).result;
+    assert!(attribute("-i"));
+    assert_eq!(failed, Err(Error::Failed));
+    assert_eq!(execute(&mut disk, write_op(&pool, 0, 4096)).result, Err(Error::Failed));
+    assert_eq!(execute(&mut disk, Op::Flush).result, Err(Error::Failed));
+    assert_eq!(disk.in_flight(), 0);
+    let read = Op::Read { offset: 0, buf: pool.alloc(4096).unwrap() };
+    assert_eq!(execute(&mut disk, read).result, Ok(()));
+}
+
+/// The file below a loop device loses its second half: the device reports `EIO` there.
+#[test]
+fn unreadable_blocks_are_a_media_error_and_others_are_fine() {
+    let scratch = Scratch::new("media");
+    let path = scratch.file(SIZE);
+    let Some(device) = LoopDevice::new(&path) else { return };
+    let pool = Arena::new(8 << 20, 1).unwrap().pool(0);
+    let mut disk = SelfDriven::new(&open(&device.0).unwrap(), ring());
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(SIZE / 2).unwrap();
+    let read = |offset| Op::Read { offset, buf: pool.alloc(PAGE).unwrap() };
+    assert_eq!(execute(&mut disk, read(SIZE / 2)).result, Err(Error::Media));
+    assert_eq!(execute(&mut disk, read(SIZE / 2 - 4096)).result, Ok(()));
+    assert_eq!(execute(&mut disk, write_op(&pool, 0, 4096)).result, Ok(()));
 }
 
 #[test]
