@@ -77,14 +77,14 @@ pub enum BlockRequest<B> {
     Verify {
         /// First byte.
         offset: u64,
-        /// Number of bytes; may be larger than any transfer.
+        /// Number of bytes, at most [`crate::limits::LONG_COMMAND_MAX`]: more than any transfer.
         len: u64,
     },
     /// The range reads as zeroes; its whole blocks are unmapped.
     Zero {
         /// First byte.
         offset: u64,
-        /// Number of bytes; may be larger than any transfer.
+        /// Number of bytes, at most [`crate::limits::LONG_COMMAND_MAX`]: more than any transfer.
         len: u64,
     },
     /// The range, whole 4 KiB blocks, answers reads with a media error until written.

@@ -6,6 +6,7 @@ use super::execute::status_of;
 use super::plan::{lookup, range_bytes};
 use super::slots::Kind;
 use crate::io::{BlockRequest, BlockResult, Buffer, Surroundings};
+use crate::limits::LONG_COMMAND_MAX;
 use crate::seam::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, Namespace};
 use storage_spec::crc32c::{self, BLOCK};
 use storage_spec::nvme::command::{CopyRange, DsmRange};
@@ -46,13 +47,18 @@ impl<B: Buffer> Connection<B> {
             }
             let range = self.dataset_range(slot, progress.range);
             let entry = &mut self.slots[slot];
-            entry.progress.range += 1;
-            if range.blocks.get() > 0 {
-                let offset = range.lba.get() << entry.block_shift;
-                let len = u64::from(range.blocks.get()) << entry.block_shift;
-                self.submit(slot, BlockRequest::Zero { offset, len }, around);
-                return;
+            let shift = entry.block_shift;
+            let left = (u64::from(range.blocks.get()) << shift) - progress.range_done;
+            if left == 0 {
+                entry.progress.range += 1;
+                entry.progress.range_done = 0;
+                continue;
             }
+            let offset = (range.lba.get() << shift) + progress.range_done;
+            let len = left.min(LONG_COMMAND_MAX);
+            entry.progress.range_done += len;
+            self.submit(slot, BlockRequest::Zero { offset, len }, around);
+            return;
         }
     }
 

@@ -14,6 +14,10 @@ use storage_spec::nvme::status::Status;
 
 const SIZE: usize = 4 << 20;
 
+/// A connection moves to the core of its queue.
+const fn is_send<T: Send>() {}
+const _: () = is_send::<crate::connection::Connection<crate::testing::PlainBuf>>();
+
 /// Namespace 1 has blocks of 512 bytes, 2 of 4096, 3 is read only; each 4 MiB.
 fn namespaces() -> Vec<Namespace> {
     let namespace = |volume, block_shift, read_only| Namespace {

@@ -182,6 +182,34 @@ fn a_dataset_with_one_range_outside_changes_nothing() {
 }
 
 #[test]
+fn long_ranges_are_deallocated_in_pieces() {
+    let size = 80_usize << 20;
+    let mut namespace = namespaces()[1];
+    namespace.volume = VolumeIndex(0);
+    namespace.capacity = size as u64;
+    let mut memory = Memory::new(&[]);
+    memory.volumes.push(vec![1; size]);
+    let host = HostConfig::default();
+    let mut link = Link::connected(host, Config::default(), memory, &[namespace], 1);
+    let mut command = command(NvmOpcode::DatasetManagement, 1, 0, 1);
+    command.dwords[1] = U32::new(4);
+    let mut list = vec![0; 16];
+    list[4..8].copy_from_slice(&(size as u32 / 4096 - 2).to_le_bytes());
+    list[8] = 1;
+    link.hold_blocks = true;
+    let command_id = link.host.submit(command, Transfer::Write(list));
+    for _ in 0..3 {
+        link.run();
+        assert!(link.host.finished(command_id).is_none());
+        link.complete(0);
+    }
+    assert_eq!(link.finish(command_id).status, Status::SUCCESS);
+    let volume = &link.memory.volumes[0];
+    assert!(volume[..4096].iter().chain(&volume[size - 4096..]).all(|&byte| byte == 1));
+    assert!(volume[4096..size - 4096].iter().all(|&byte| byte == 0));
+}
+
+#[test]
 fn uncorrectable_blocks_fail_until_written() {
     let mut link = io_queue(HostConfig::default());
     let poison = command(NvmOpcode::WriteUncorrectable, 1, 8, 8);
