@@ -323,7 +323,15 @@ fn a_disabled_association_executes_nothing() {
     let write = command(NvmOpcode::Write, 2, 0, 1);
     let waiting = link.host.submit(write, Transfer::WriteByR2t(vec![1; 4096]));
     link.run();
+    link.hold_blocks = true;
+    link.memory.buffers_max = 2;
+    let executes = link.host.submit(command(NvmOpcode::Read, 2, 0, 1), Transfer::Read(4096));
+    let starves = link.host.submit(command(NvmOpcode::Read, 2, 0, 1), Transfer::Read(4096));
+    link.run();
     link.association.set_enabled(false);
+    link.hold_blocks = false;
+    assert_eq!(link.finish(executes).status, Status::SUCCESS);
+    assert_is(link.finish(starves).status, Status::ABORTED_SQ_DELETION);
     assert_is(
         status(&mut link, command(NvmOpcode::Read, 2, 0, 1), Transfer::Read(4096)),
         Status::ABORTED_SQ_DELETION,

@@ -361,6 +361,37 @@ fn a_reply_is_cut_or_filled_to_what_the_host_has_room_for() {
 }
 
 #[test]
+fn a_result_needs_a_response() {
+    let mut link = admin_queue(HostConfig::default());
+    link.hold_events = true;
+    for (result, by_flag) in [(0, true), (5, false)] {
+        let command_id = link.host.submit(admin(AdminOpcode::GetFeatures), Transfer::Read(8));
+        link.run();
+        let slot = link.events.pop().unwrap().slot;
+        let reply = Reply { status: 0, result, data: vec![1; 8], role: None };
+        link.connection.reply(slot, reply);
+        let finished = link.finish(command_id);
+        assert_eq!((finished.result, finished.by_flag), (result, by_flag));
+    }
+}
+
+#[test]
+fn data_in_the_capsule_of_a_command_that_takes_none() {
+    for (opcode, identifier) in [(NvmOpcode::Flush, 0x5A), (NvmOpcode::Write, 0x5A)] {
+        let mut link = io_queue(digests());
+        let flush = link.host.submit(command(NvmOpcode::Flush, 1, 0, 1), Transfer::None);
+        link.host.take_output();
+        let mut command = command(opcode, 1, 0, 1);
+        command.command_id = U16::new(flush);
+        command.flags = 0x40;
+        command.sgl.identifier = identifier;
+        command.sgl.length = U32::new(512);
+        link.host.capsule(&command, &[1; 512]);
+        assert_eq!(link.finish(flush).status, Status::INVALID_FIELD.dnr());
+    }
+}
+
+#[test]
 fn a_command_identifier_in_use_is_refused() {
     let mut link = io_queue(HostConfig::default());
     link.hold_blocks = true;
@@ -397,6 +428,9 @@ fn h2c_data_arrive_in_pieces() {
             let finished = link.execute(write, Transfer::Write(data.clone()));
             assert_eq!(finished.status, Status::SUCCESS);
             assert_eq!(link.memory.volumes[0][3 << 9..43 << 9], data);
+            // The write begins within a page, so that its PDUs cut whole ones.
+            let passes = link.connection.counters().digest_second_pass;
+            assert_eq!(passes > 0, host.data_digest && h2c_data_max < 65_536);
         }
     }
 }
