@@ -187,6 +187,7 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
         _ => "On a host, as root:",
     };
     let ip = main.ip();
+    let program = std::env::args().next().unwrap_or_else(|| "basalt".to_owned());
     let socket = match running.socket() == default_path() {
         true => String::new(),
         false => format!(" --socket {}", running.socket().display()),
@@ -206,8 +207,8 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
          nvme list\n  \
          nvme disconnect -n {nqn}\n\n\
          In another terminal here:\n\n  \
-         basalt volume list{socket}\n  \
-         basalt stat{socket}\n\n\
+         {program} volume list{socket}\n  \
+         {program} stat{socket}\n\n\
          iSCSI is not there yet. Ctrl-C stops.\n",
         Size(volume),
         discovery.port(),

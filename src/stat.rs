@@ -13,7 +13,7 @@ pub struct Rates {
     pub seconds: f64,
     /// By volume, as in the snapshot.
     pub volumes: Vec<VolumeRates>,
-    /// By core, as in the snapshot.
+    /// By core, in the order of their processors.
     pub cores: Vec<CoreRates>,
 }
 
@@ -100,7 +100,9 @@ pub fn rates(before: &Snapshot, after: &Snapshot) -> Rates {
             buffers_free: now.buffers_free,
         }
     });
-    Rates { seconds, volumes: volumes.collect(), cores: cores.collect() }
+    let mut cores: Vec<CoreRates> = cores.collect();
+    cores.sort_by_key(|core| core.processor);
+    Rates { seconds, volumes: volumes.collect(), cores }
 }
 
 fn operations(then: &OperationCounters, now: &OperationCounters, seconds: f64) -> OperationRates {

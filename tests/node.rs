@@ -1,9 +1,10 @@
 //! The built program with a real node: demo, serve, and the commands that talk to it.
 
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -156,16 +157,77 @@ fn second_node_is_refused(demo: &[&str], socket: &str) {
 }
 
 fn image_is_guarded_and_sound(image: &str) {
-    let run = |arguments: &[&str]| {
-        let output = Command::new(PROGRAM).args(arguments).output().expect("the program runs");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output.status.code(), text)
-    };
-    let (code, text) = run(&["disk", "format", image]);
+    let (code, _, text) = run(&["disk", "format", image]);
     assert_eq!(code, Some(5), "{text}");
     assert!(text.contains("a Basalt disk") && text.contains("--force"), "{text}");
-    let (code, text) = run(&["disk", "check", image]);
+    let (code, _, text) = run(&["disk", "check", image]);
     assert_eq!(code, Some(0), "{text}");
+}
+
+/// Runs the program without a node: exit code, standard output and error.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(PROGRAM).args(arguments).output().expect("the program runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn disks_are_formatted_listed_checked_and_guarded() {
+    let scratch = Scratch::new("disks");
+    let disk = scratch.path("foreign");
+    let file = File::create(&disk).expect("writable");
+    file.set_len(256 << 20).expect("sparse");
+    file.write_all_at(b"LUKS\xba\xbe", 0).expect("written");
+    let (code, _, text) = run(&["disk", "format", &disk]);
+    assert_eq!(code, Some(5), "{text}");
+    assert!(text.contains("a LUKS volume") && text.contains("--force"), "{text}");
+    assert!(run(&["disk", "list", &disk]).1.contains("a LUKS volume"));
+    let (code, _, text) = run(&["disk", "check", &disk]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("not a formatted disk"), "{text}");
+
+    let (code, made, text) = run(&["disk", "format", &disk, "--force", "--output", "json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(made["shards"], 1);
+    let listed = run(&["disk", "list", &disk, "--output", "json"]).1;
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed[0]["uuid"], made["uuid"]);
+    assert_eq!(run(&["disk", "check", &disk]).0, Some(0));
+    damage_is_found(&disk, &file, &scratch);
+}
+
+fn damage_is_found(disk: &str, file: &File, scratch: &Scratch) {
+    file.write_all_at(&[0xa5; 4096], 0).expect("written");
+    let (code, findings, text) = run(&["disk", "check", disk]);
+    assert_eq!(code, Some(6), "one superblock is gone: {findings}{text}");
+    file.set_len(128 << 20).expect("cut");
+    let config = scratch.path("node.toml");
+    let port = free_port();
+    let text = format!(
+        "[node]\nnqn = \"nqn.2014-08.org.nvmexpress:uuid:6a8f4f1c-3b1e-4e57-9d58-2f8c3f3f5a10\"\n\
+         [[disk]]\npath = \"{disk}\"\n[[portal]]\nlisten = \"127.0.0.1:{port}\"\n"
+    );
+    fs::write(&config, text).expect("writable");
+    let socket = scratch.path("s");
+    let (code, _, text) = run(&["serve", "--config", &config, "--socket", &socket]);
+    assert_eq!(code, Some(1), "a truncated disk without its first superblock: {text}");
+    assert!(text.contains(disk), "{text}");
+}
+
+#[test]
+fn new_files_and_separate_journals() {
+    let scratch = Scratch::new("journal");
+    let (disk, journal) = (scratch.path("disk"), scratch.path("journal"));
+    File::create(&journal).expect("writable").set_len(128 << 20).expect("sparse");
+    let size = ["--size", "128MiB", "--allocate", "written", "--journal", &journal];
+    let format = [&["disk", "format", &disk][..], &size, &["--shards", "2"]].concat();
+    let (code, out, text) = run(&format);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(out.contains("[[disk]]") && out.contains("journal = "), "{out}");
+    let (code, _, text) = run(&["disk", "check", &disk]);
+    assert_ne!(code, Some(0), "without its journal: {text}");
+    assert_eq!(run(&["disk", "check", &disk, "--journal", &journal]).0, Some(0));
 }
 
 #[test]

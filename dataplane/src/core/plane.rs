@@ -4,7 +4,7 @@ use super::{Adopted, Links, Message, ShardCommand, ShardReply};
 use crate::dma::Pool;
 use crate::frontend::{Frontend, Post, Surrounding};
 use crate::net::{Event as NetEvent, Net};
-use crate::node::{Control, DiskCounters, EventLog, Registry, Severity};
+use crate::node::{Control, DiskCounters, EventLog, Registry};
 use crate::store::{Completion, Shard, VolumeId};
 use crate::volume::{Around, Outbound, Piece, Requests, Routes, ShardAddress, add};
 use nvmeof_target::io::Now;
@@ -201,8 +201,7 @@ impl Core {
         store(&self.stats.digest_errors, counters.digest_errors);
         for (seat, shard) in self.seats.iter().zip(&mut self.paths.shards) {
             while let Some(event) = shard.next_event() {
-                let text = format!("disk {}, shard {}: {event:?}", seat.path, seat.shard);
-                self.log.note(Severity::Error, "disk.fault", text);
+                self.log.note_shard(&seat.path, seat.shard, event);
             }
             self.registry.set_shard(seat.disk, seat.shard, disk_counters(seat, shard));
         }

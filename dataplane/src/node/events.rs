@@ -1,6 +1,7 @@
 //! The node's event log in memory: what happened, for `basalt events`.
 
 use super::{NodeEvent, Severity};
+use crate::store::{self, ChunkKey};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,10 +35,45 @@ impl EventLog {
         inner.events.push_back(NodeEvent { sequence, unix_ms: (self.1)(), severity, kind, text });
     }
 
+    /// Notes what a shard of the disk at `path` tells.
+    pub(crate) fn note_shard(&self, path: &str, shard: usize, event: store::Event) {
+        let (severity, kind, what) = describe(event);
+        self.note(severity, kind, format!("disk {path}, shard {shard}: {what}"));
+    }
+
     /// Events after `sequence`.
     pub(crate) fn since(&self, sequence: u64) -> Vec<NodeEvent> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.events.iter().filter(|event| event.sequence > sequence).cloned().collect()
+    }
+}
+
+fn describe(event: store::Event) -> (Severity, &'static str, String) {
+    let place = |chunk: ChunkKey| format!("volume id {}, chunk {}", chunk.volume.0, chunk.index);
+    match event {
+        store::Event::BlockError { chunk, block } => {
+            let what = "cannot be read or does not match its checksum";
+            (Severity::Error, "disk.checksum", format!("{}, block {block}: {what}", place(chunk)))
+        }
+        store::Event::PageError { chunk, index } => {
+            let what = "its metadata are unreadable or out of date; its blocks answer with errors";
+            (Severity::Error, "disk.metadata", format!("{}, slab {index}: {what}", place(chunk)))
+        }
+        store::Event::Failed => {
+            let what = "the device failed; it takes no more writes until it is formatted again";
+            (Severity::Error, "disk.failed", what.to_owned())
+        }
+        store::Event::Recovered { batches, lost_blocks: 0 } => {
+            let what = format!("recovered from its journal, {batches} batches redone");
+            (Severity::Info, "disk.recovered", what)
+        }
+        store::Event::Recovered { batches, lost_blocks } => {
+            let what = format!(
+                "recovered from its journal, {batches} batches redone; {lost_blocks} blocks are \
+                 neither old nor new and answer with errors"
+            );
+            (Severity::Error, "disk.recovered", what)
+        }
     }
 }
 
