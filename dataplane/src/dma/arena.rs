@@ -122,6 +122,18 @@ impl Arena {
         Pool { inner: self.inner, pool: core as u8, free: RefCell::new(free) }
     }
 
+    /// Makes the arena as new, for another life of a simulated node: its pools are gone, and so must
+    /// all their buffers be.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn recycle(&self) {
+        for (page, count) in self.inner.counts.iter().enumerate() {
+            assert_eq!(count.load(Ordering::Acquire), 0, "page {page} is still in use");
+        }
+        for returns in &self.inner.returns {
+            while returns.pop().is_some() {}
+        }
+    }
+
     /// Start of the mapping and its length in bytes, for registration with the kernel or an IOMMU.
     #[must_use]
     pub fn mapping(&self) -> (NonNull<u8>, usize) {

@@ -20,35 +20,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// One disk of the node.
-pub(super) struct DiskState {
-    pub(super) path: String,
-    pub(super) uuid: uuid::Uuid,
-    pub(super) mode: &'static str,
+pub(crate) struct DiskState {
+    pub(crate) path: String,
+    pub(crate) uuid: uuid::Uuid,
+    pub(crate) mode: &'static str,
     /// Its shards in the order of the disk.
-    pub(super) shards: Arc<[ShardAddress]>,
+    pub(crate) shards: Arc<[ShardAddress]>,
 }
 
 /// What control starts from.
 pub(crate) struct ControlParts {
-    pub(super) target: Target,
-    pub(super) subsystem: Nqn,
-    pub(super) listeners: HashMap<ListenerId, u16>,
-    pub(super) disks: Vec<DiskState>,
-    pub(super) cores: u16,
-    pub(super) connections_max: usize,
-    pub(super) inbox: Receiver<Call>,
-    pub(super) events: EventLog,
-    pub(super) registry: Registry,
+    pub(crate) target: Target,
+    pub(crate) subsystem: Nqn,
+    pub(crate) listeners: HashMap<ListenerId, u16>,
+    pub(crate) disks: Vec<DiskState>,
+    pub(crate) cores: u16,
+    pub(crate) connections_max: usize,
+    pub(crate) inbox: Receiver<Call>,
+    pub(crate) events: EventLog,
+    pub(crate) registry: Registry,
 }
 
 /// See the module.
 pub(crate) struct Control {
-    pub(super) target: Target,
-    pub(super) subsystem: Nqn,
-    pub(super) disks: Vec<DiskState>,
-    pub(super) cores: u16,
-    pub(super) events: EventLog,
-    pub(super) registry: Registry,
+    pub(crate) target: Target,
+    pub(crate) subsystem: Nqn,
+    pub(crate) disks: Vec<DiskState>,
+    pub(crate) cores: u16,
+    pub(crate) events: EventLog,
+    pub(crate) registry: Registry,
     pub(super) jobs: Jobs,
     listeners: HashMap<ListenerId, u16>,
     places: HashMap<ConnectionId, Place>,

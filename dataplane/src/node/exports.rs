@@ -11,7 +11,7 @@ const CONTROLLER_IDS: std::ops::RangeInclusive<u16> = 1..=0xFFEF;
 
 /// A target that knows its subsystem and its ports, and no namespace yet. `addresses` are those that
 /// the portals really listen on, in their order; `seed` differs from start to start.
-pub(super) fn target(
+pub(crate) fn target(
     config: &NodeConfig,
     addresses: &[SocketAddr],
     seed: u64,

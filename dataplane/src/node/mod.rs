@@ -13,7 +13,13 @@ mod start;
 
 pub use api::*;
 pub(crate) use control::Control;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use control::{ControlParts, DiskState};
 pub(crate) use events::EventLog;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use exports::target;
 pub use handle::NodeHandle;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use {jobs::Call, record::Record};
 pub(crate) use registry::Registry;
 pub use start::start;
