@@ -59,6 +59,7 @@ pub(crate) struct Control {
     orders: VecDeque<(u16, Message)>,
     /// Cores that have not yet taken over new namespaces: the target's later actions wait.
     unsettled: u32,
+    is_ready: bool,
     /// The first action that waits for them.
     held: Option<Action>,
     inbox: Receiver<Call>,
@@ -89,6 +90,7 @@ impl Control {
             load: vec![0; usize::from(parts.cores)],
             orders: VecDeque::new(),
             unsettled: 0,
+            is_ready: false,
             held: None,
             inbox: parts.inbox,
         }
@@ -100,6 +102,11 @@ impl Control {
         while let Ok(call) = self.inbox.try_recv() {
             worked = true;
             self.start(call);
+        }
+        // Hosts are put off until every volume is there: Linux drops namespaces that it misses.
+        if !self.is_ready && !self.is_loading() {
+            self.is_ready = true;
+            self.target.set_ready();
         }
         if self.target.deadline().is_some_and(|deadline| deadline <= now) {
             worked = true;

@@ -622,6 +622,12 @@ impl Control {
         }
     }
 
+    /// Whether volumes of an earlier life are still on their way to the cores.
+    pub(super) fn is_loading(&self) -> bool {
+        let loads = |job: &Job| matches!(job.next, Step::CreateNamespace { .. });
+        self.jobs.running.values().any(loads)
+    }
+
     /// No host may connect any more.
     pub(super) fn is_stopping(&self) -> bool {
         self.jobs.is_stopping

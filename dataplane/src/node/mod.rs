@@ -19,7 +19,7 @@ pub(crate) use events::EventLog;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use exports::target;
 pub use handle::NodeHandle;
-#[cfg(any(test, feature = "sim"))]
-pub(crate) use {jobs::Call, record::Record};
 pub(crate) use registry::Registry;
 pub use start::start;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use {jobs::Call, record::Record};

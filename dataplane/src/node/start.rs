@@ -47,7 +47,9 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
     let arena = Arena::new(config.buffers_per_core, config.cores.len())
         .map_err(|error| StartError::System(error.to_string()))?;
     let mut pools: Vec<Pool> = (0..config.cores.len()).map(|core| arena.pool(core)).collect();
-    let disks = open_disks(config, &pools[0])?;
+    let first = Rc::new(pools.remove(0));
+    let disks = open_disks(config, &first)?;
+    pools.insert(0, Rc::into_inner(first).expect("disks are opened and left"));
     let mut threads = Threads::default();
     let mut stages = Vec::new();
     let shards_total: usize = disks.iter().map(|disk| disk.shards).sum();
@@ -202,11 +204,11 @@ fn seats(disks: &[OpenDisk], core: usize, cores: usize) -> Vec<(ShardSeat, Media
     all.enumerate().filter(|(number, _)| number % cores == core).map(|(_, seat)| seat).collect()
 }
 
-fn open_disks(config: &NodeConfig, pool: &Pool) -> Result<Vec<OpenDisk>, StartError> {
+fn open_disks(config: &NodeConfig, pool: &Rc<Pool>) -> Result<Vec<OpenDisk>, StartError> {
     config.disks.iter().map(|disk| open_disk(disk, config.cores.len(), pool)).collect()
 }
 
-fn open_disk(config: &DiskConfig, cores: usize, pool: &Pool) -> Result<OpenDisk, StartError> {
+fn open_disk(config: &DiskConfig, cores: usize, pool: &Rc<Pool>) -> Result<OpenDisk, StartError> {
     match &config.source {
         DiskSource::Path(path) => open_file(path, config.journal.as_deref(), pool),
         DiskSource::Ram { size, shards } => {
@@ -216,7 +218,7 @@ fn open_disk(config: &DiskConfig, cores: usize, pool: &Pool) -> Result<OpenDisk,
     }
 }
 
-fn open_file(path: &Path, journal: Option<&Path>, pool: &Pool) -> Result<OpenDisk, StartError> {
+fn open_file(path: &Path, journal: Option<&Path>, pool: &Rc<Pool>) -> Result<OpenDisk, StartError> {
     let name = path.display().to_string();
     let fail = |reason: String| StartError::Disk { path: name.clone(), reason };
     let open = |path: &Path| {
@@ -242,7 +244,7 @@ fn open_file(path: &Path, journal: Option<&Path>, pool: &Pool) -> Result<OpenDis
     })
 }
 
-fn open_ram(size: u64, shards: usize, pool: &Pool) -> Result<OpenDisk, StartError> {
+fn open_ram(size: u64, shards: usize, pool: &Rc<Pool>) -> Result<OpenDisk, StartError> {
     let fail = |reason: String| StartError::Disk { path: "ram".into(), reason };
     let disk = RamDisk::new("ram", size).map_err(|error| fail(error.to_string()))?;
     let uuid = Uuid::new_v4();

@@ -5,7 +5,7 @@ use super::Random;
 use super::model::{Kind, Model, Operation};
 use super::network::Network;
 use nvmeof_target::io::Now;
-use nvmeof_target::testing::host::{Finished, Host, HostConfig, Transfer, command};
+use nvmeof_target::testing::{Finished, Host, HostConfig, Transfer, command};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use storage_spec::fabrics::{
@@ -36,28 +36,33 @@ pub(super) struct HostSettings {
 struct Queue {
     stream: u64,
     host: Host,
-    /// Its Connect, while that is not answered.
-    connect: Option<u16>,
+    progress: Progress,
     /// What each command does to the model.
     operations: BTreeMap<u16, Operation>,
 }
 
+/// How far a queue is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// The ICResp is awaited.
+    Initializing,
+    /// The answer to this Connect is awaited.
+    Connecting(u16),
+    Connected,
+}
+
+#[derive(Debug)]
 enum Phase {
     /// Nothing is open; begins again at this time.
     Away(Now),
+    /// The admin queue is being connected.
+    Connecting,
     /// A command of the admin queue is awaited.
-    Admin { awaits: u16, step: AdminStep },
-    /// Connects of the I/O queues are awaited.
+    Enabling { awaits: u16, is_enabled: bool },
+    /// The I/O queues are being connected.
     Queues,
     /// At work.
     Working,
-}
-
-#[derive(Clone, Copy)]
-enum AdminStep {
-    Connect,
-    Enable,
-    Ready,
 }
 
 /// A host.
@@ -102,6 +107,12 @@ impl SimHost {
             && self.queues.iter().all(|queue| queue.operations.is_empty())
     }
 
+    /// Where it stands, for the message of a failure.
+    pub(super) fn describe(&self) -> String {
+        let queues: Vec<_> = self.queues.iter().map(|q| (q.progress, &q.operations)).collect();
+        format!("host {} {:?} {queues:?}", self.settings.number, self.phase)
+    }
+
     /// Receives, works, sends. `may_start`: begins new operations.
     pub(super) fn turn(&mut self, now: Now, network: &Network, model: &mut Model, may_start: bool) {
         if let Phase::Away(until) = self.phase {
@@ -138,21 +149,19 @@ impl SimHost {
     }
 
     fn begin(&mut self, now: Now, network: &Network) {
-        self.phase = match self.open(network, 0, CONTROLLER_ID_DYNAMIC) {
-            Some(awaits) => Phase::Admin { awaits, step: AdminStep::Connect },
-            None => Phase::Away(now + RECONNECT_DELAY),
+        self.phase = match self.open(network) {
+            true => Phase::Connecting,
+            false => Phase::Away(now + RECONNECT_DELAY),
         };
     }
 
-    /// Opens a queue; its Connect.
-    fn open(&mut self, network: &Network, queue: u16, controller: u16) -> Option<u16> {
-        let stream = network.connect(self.settings.address)?;
-        let mut host = Host::new(self.settings.config);
-        let name = self.host_nqn();
-        let connect = host.connect(queue, controller, &self.settings.subsystem, &name);
-        let operations = BTreeMap::new();
-        self.queues.push(Queue { stream, host, connect: Some(connect), operations });
-        Some(connect)
+    /// Opens one more queue; `false` when nobody listens.
+    fn open(&mut self, network: &Network) -> bool {
+        let Some(stream) = network.connect(self.settings.address) else { return false };
+        let host = Host::new(self.settings.config);
+        let (progress, operations) = (Progress::Initializing, BTreeMap::new());
+        self.queues.push(Queue { stream, host, progress, operations });
+        true
     }
 
     /// Everything is closed; what was outstanding may or may not have happened.
@@ -187,55 +196,67 @@ impl SimHost {
 
     /// Brings the set-up forward; `false` if the target refused.
     fn step(&mut self, network: &Network) -> bool {
+        if !self.connect_queues() {
+            return false;
+        }
+        let is_connected = self.queues.iter().all(|q| q.progress == Progress::Connected);
         match self.phase {
-            Phase::Admin { awaits, step } => match self.queues[0].host.finished(awaits) {
-                Some(finished) => self.admin_step(step, &finished, network),
+            Phase::Connecting if is_connected => {
+                let enable = property(FabricsType::PropertySet, PROPERTY_CC, CC_ENABLE);
+                let awaits = self.queues[0].host.submit(enable, Transfer::None);
+                self.phase = Phase::Enabling { awaits, is_enabled: false };
+                true
+            }
+            Phase::Enabling { awaits, is_enabled } => match self.queues[0].host.finished(awaits) {
+                Some(finished) => self.enabling(&finished, is_enabled, network),
                 None => true,
             },
-            Phase::Queues => self.await_queues(),
-            Phase::Away(_) | Phase::Working => true,
+            Phase::Queues if is_connected => {
+                self.phase = Phase::Working;
+                true
+            }
+            Phase::Connecting | Phase::Queues | Phase::Away(_) | Phase::Working => true,
         }
     }
 
-    fn admin_step(&mut self, step: AdminStep, finished: &Finished, network: &Network) -> bool {
-        if !finished.status.is_success() {
-            return false;
+    /// Brings every queue's Connect forward.
+    fn connect_queues(&mut self) -> bool {
+        let name = self.host_nqn();
+        for (number, queue) in self.queues.iter_mut().enumerate() {
+            match queue.progress {
+                Progress::Initializing if queue.host.is_initialized() => {
+                    let controller =
+                        if number == 0 { CONTROLLER_ID_DYNAMIC } else { self.controller };
+                    let subsystem = &self.settings.subsystem;
+                    let id = queue.host.connect(number as u16, controller, subsystem, &name);
+                    queue.progress = Progress::Connecting(id);
+                }
+                Progress::Connecting(id) => {
+                    let Some(finished) = queue.host.finished(id) else { continue };
+                    if !finished.status.is_success() {
+                        return false;
+                    }
+                    self.controller = finished.result as u16;
+                    queue.progress = Progress::Connected;
+                }
+                Progress::Initializing | Progress::Connected => {}
+            }
         }
-        let admin = &mut self.queues[0].host;
-        let (next, command) = match step {
-            AdminStep::Connect => {
-                self.controller = finished.result as u16;
-                let enable = property(FabricsType::PropertySet, PROPERTY_CC, CC_ENABLE);
-                (AdminStep::Enable, enable)
-            }
-            AdminStep::Ready if finished.result & 1 == 1 => {
-                self.phase = Phase::Queues;
-                let controller = self.controller;
-                return (1..=self.settings.queues)
-                    .all(|queue| self.open(network, queue, controller).is_some());
-            }
-            AdminStep::Enable | AdminStep::Ready => {
-                (AdminStep::Ready, property(FabricsType::PropertyGet, PROPERTY_CSTS, 0))
-            }
-        };
-        let awaits = admin.submit(command, Transfer::None);
-        self.phase = Phase::Admin { awaits, step: next };
         true
     }
 
-    fn await_queues(&mut self) -> bool {
-        for queue in &mut self.queues[1..] {
-            let Some(finished) = queue.connect.and_then(|id| queue.host.finished(id)) else {
-                continue;
-            };
-            if !finished.status.is_success() {
-                return false;
-            }
-            queue.connect = None;
+    /// Enables the controller, waits until it is ready, opens the I/O queues.
+    fn enabling(&mut self, finished: &Finished, is_enabled: bool, network: &Network) -> bool {
+        if !finished.status.is_success() {
+            return false;
         }
-        if self.queues[1..].iter().all(|queue| queue.connect.is_none()) {
-            self.phase = Phase::Working;
+        if is_enabled && finished.result & 1 == 1 {
+            self.phase = Phase::Queues;
+            return (0..self.settings.queues).all(|_| self.open(network));
         }
+        let status = property(FabricsType::PropertyGet, PROPERTY_CSTS, 0);
+        let awaits = self.queues[0].host.submit(status, Transfer::None);
+        self.phase = Phase::Enabling { awaits, is_enabled: true };
         true
     }
 
@@ -285,18 +306,12 @@ fn encode(operation: &Operation, model: &Model, random: &mut Random) -> (Command
     let (lba, blocks) = (operation.offset >> shift, (operation.len >> shift) as u32);
     let plain = |opcode| command(opcode, namespace, lba, blocks);
     match &operation.kind {
-        Kind::Read => {
-            (plain(NvmOpcode::Read), Transfer::Read(operation.len as usize))
-        }
+        Kind::Read => (plain(NvmOpcode::Read), Transfer::Read(operation.len as usize)),
         Kind::Write { data } if random.chance(50) => {
             (plain(NvmOpcode::Write), Transfer::WriteByR2t(data.clone()))
         }
-        Kind::Write { data } => {
-            (plain(NvmOpcode::Write), Transfer::Write(data.clone()))
-        }
-        Kind::Zero if random.chance(50) => {
-            (plain(NvmOpcode::WriteZeroes), Transfer::None)
-        }
+        Kind::Write { data } => (plain(NvmOpcode::Write), Transfer::Write(data.clone())),
+        Kind::Zero if random.chance(50) => (plain(NvmOpcode::WriteZeroes), Transfer::None),
         Kind::Zero => {
             let mut range = DsmRange::new_zeroed();
             range.lba = lba.into();

@@ -1,7 +1,17 @@
 //! The emulator: devices whose every behaviour comes from a seed.
 
 mod disk;
+#[cfg(any(test, feature = "sim"))]
+mod host;
+#[cfg(any(test, feature = "sim"))]
+mod model;
+#[cfg(any(test, feature = "sim"))]
+mod network;
 mod random;
+#[cfg(any(test, feature = "sim"))]
+mod world;
 
 pub use disk::{Faults, SimDisk, SimDiskConfig, SimMedia};
 pub use random::Random;
+#[cfg(any(test, feature = "sim"))]
+pub use world::{Report, Stage};

@@ -105,8 +105,11 @@ impl Model {
     pub(super) fn begin(&mut self, host: u64, random: &mut Random) -> Option<Operation> {
         let draw = random.below(100);
         let share = self.blocks.len() as u64 / self.hosts;
-        let (from, to) =
-            if draw < 50 { (0, self.blocks.len() as u64) } else { (host * share, (host + 1) * share) };
+        let (from, to) = if draw < 50 {
+            (0, self.blocks.len() as u64)
+        } else {
+            (host * share, (host + 1) * share)
+        };
         let first = from + random.below(to - from);
         let most = if random.chance(80) { 4 } else { OPERATION_MAX };
         let count = (random.below(most) + 1).min(to - first);
@@ -153,7 +156,7 @@ impl Model {
     pub(super) fn failed(&mut self, operation: Operation, status: Status) {
         assert_eq!(status, Status::CAPACITY_EXCEEDED, "{operation:?}");
         assert!(matches!(operation.kind, Kind::Write { .. }), "{operation:?}");
-        self.note(u64::from(status.field()));
+        self.note(u64::from(u16::from(status)));
         self.unknown(operation);
     }
 

@@ -21,7 +21,7 @@ use crate::volume::ShardAddress;
 use crossbeam_channel::{Sender, unbounded};
 use nvmeof_target::connection::Config as ConnectionConfig;
 use nvmeof_target::io::Now;
-use nvmeof_target::testing::host::HostConfig;
+use nvmeof_target::testing::HostConfig;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const POOL: usize = 32 << 20;
 const CORES_MAX: usize = 2;
 const NQN: &str = "nqn.2026-11.io.basalt:sim";
 /// Steps within which a healed world must come to rest.
-const HEALING_STEPS: usize = 400_000;
+const HEALING_STEPS: usize = 30_000;
 
 /// What one seed's world did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl<'a> World<'a> {
 
     /// Formats the disks, starts the node, makes the volume.
     fn prepare(&mut self) {
-        let pool = self.arena.pool(0);
+        let pool = Rc::new(self.arena.pool(0));
         for medium in &self.media {
             let disk = Uuid::from_u64_pair(self.random.next_u64(), self.random.next_u64());
             let options = FormatOptions {
@@ -141,6 +141,7 @@ impl<'a> World<'a> {
             store::format(Box::new(medium.open()), None, &options, &pool).expect("a good disk");
         }
         drop(pool);
+        self.arena.recycle();
         self.boot();
         self.command(Command::AllowHost { nqn: "*".into() });
         let uuid = Uuid::from_u64_pair(self.random.next_u64(), self.random.next_u64());
@@ -175,7 +176,8 @@ impl<'a> World<'a> {
                 return;
             }
         }
-        panic!("hosts do not come to rest after healing");
+        let hosts: Vec<_> = self.hosts.iter().map(SimHost::describe).collect();
+        panic!("hosts do not come to rest after healing: {hosts:#?}");
     }
 
     /// Stops the node cleanly and checks its disks.
@@ -193,7 +195,7 @@ impl<'a> World<'a> {
         let stopped = answers.try_recv().expect("the node stops within bounded steps");
         assert!(stopped.is_ok(), "an undisturbed node stops cleanly: {stopped:?}");
         self.kill_node();
-        let pool = self.arena.pool(0);
+        let pool = Rc::new(self.arena.pool(0));
         for medium in &self.media {
             let disk = Box::new(medium.open());
             let report = store::check(disk, None, CheckOptions::default(), &pool, &mut |_| {})
@@ -277,8 +279,8 @@ impl<'a> World<'a> {
                 entries.push((number, Record::decode(key, value).expect("our own records")));
             }
             if number == 0 {
-                let (listener, listen) = crate::net::Net::listen(&mut *net, address())
-                    .expect("a simulated address");
+                let (listener, listen) =
+                    crate::net::Net::listen(&mut *net, address()).expect("a simulated address");
                 let config = self.config();
                 let (target, subsystem) =
                     target(&config, &[listen], self.starts).expect("a good configuration");
@@ -301,7 +303,7 @@ impl<'a> World<'a> {
         if let Some(control) = &mut control {
             control.load(entries);
         }
-        let core = |(links, pool, net, shard): (_, Rc<Pool>, _, (ShardSeat, Shard))| {
+        let mut core = |(links, pool, net, shard): (_, Rc<Pool>, _, (ShardSeat, Shard))| {
             let mut core = Core::new(CoreParts {
                 links,
                 pool,

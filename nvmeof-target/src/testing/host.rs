@@ -146,6 +146,12 @@ impl Host {
         }
     }
 
+    /// Whether the ICResp has come, and capsules may be sent.
+    #[must_use]
+    pub fn is_initialized(&self) -> bool {
+        self.digests.is_some()
+    }
+
     /// What the host sends, since the last call.
     pub fn take_output(&mut self) -> Vec<u8> {
         core::mem::take(&mut self.output)
