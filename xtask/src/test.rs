@@ -107,7 +107,9 @@ struct Simulator {
 impl Simulator {
     fn run_arguments(&self, release: bool) -> Vec<String> {
         let mut arguments: Vec<String> =
-            ["run", "--quiet", "-p", &self.package, self.kind, "sim"].map(str::to_owned).into();
+            ["run", "--quiet", "-p", &self.package, "--features", "sim", self.kind, "sim"]
+                .map(str::to_owned)
+                .into();
         arguments.extend(release.then(|| "--release".to_owned()));
         arguments.push("--".to_owned());
         arguments
