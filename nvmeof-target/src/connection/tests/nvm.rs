@@ -117,6 +117,18 @@ fn unfit_commands_are_refused() {
 }
 
 #[test]
+fn commands_without_data_have_a_limit_too() {
+    let mut link = io_queue(HostConfig::default());
+    let mut large = namespaces()[1];
+    large.capacity = 1 << 30;
+    link.connection.set_namespaces([Some(large)].into());
+    for opcode in [NvmOpcode::WriteZeroes, NvmOpcode::Verify, NvmOpcode::WriteUncorrectable] {
+        let status = status(&mut link, command(opcode, 1, 0, 8193), Transfer::None);
+        assert_eq!(status, Status::INVALID_FIELD.dnr());
+    }
+}
+
+#[test]
 fn flush_takes_all_namespaces() {
     let mut link = io_queue(HostConfig::default());
     for namespace in [1, u32::MAX] {

@@ -448,6 +448,59 @@ fn sq_head_counts_the_entries() {
 }
 
 #[test]
+fn commands_before_connect_count_as_well() {
+    let host = HostConfig { flow_control_disabled: false, entries: 3, ..HostConfig::default() };
+    let mut link = Link::new(host, Config::default(), memory(), &namespaces());
+    link.run();
+    for _ in 0..2 {
+        link.execute(admin(AdminOpcode::KeepAlive), Transfer::None);
+    }
+    let connect = link.host.connect(0, 1, "nqn.s", "nqn.h");
+    assert_eq!(link.finish(connect).status, Status::SUCCESS);
+    assert_eq!(link.connection.sq_head, 0);
+}
+
+/// Sends the capsule that the host would, changed; the status that comes back.
+fn changed(change: fn(&mut Command), in_capsule: bool) -> Status {
+    let mut link = io_queue(HostConfig::default());
+    let write = command(NvmOpcode::Write, 1, 0, 1);
+    let data = vec![1; 512];
+    let form = if in_capsule { Transfer::Write } else { Transfer::WriteByR2t };
+    let command_id = link.host.submit(write, form(data.clone()));
+    link.host.take_output();
+    let mut command = write;
+    command.command_id = U16::new(command_id);
+    command.flags = 0x40;
+    command.sgl.length = U32::new(512);
+    command.sgl.identifier = if in_capsule { 0x01 } else { 0x5A };
+    change(&mut command);
+    link.host.capsule(&command, if in_capsule { &data } else { &[] });
+    link.finish(command_id).status
+}
+
+#[test]
+fn the_data_pointer_is_checked() {
+    type Change = fn(&mut Command);
+    let cases: [(Change, bool, Status); 8] = [
+        (|_| {}, true, Status::SUCCESS),
+        (|_| {}, false, Status::SUCCESS),
+        (|command| command.sgl.address = 4.into(), true, Status::SGL_OFFSET_INVALID.dnr()),
+        (|command| command.flags = 0, true, Status::INVALID_FIELD.dnr()),
+        (|command| command.flags = 0, false, Status::INVALID_FIELD.dnr()),
+        (|command| command.sgl.identifier = 0x00, true, Status::SGL_TYPE_INVALID.dnr()),
+        (
+            |command| command.sgl.length = U32::new(1024),
+            false,
+            Status::DATA_SGL_LENGTH_INVALID.dnr(),
+        ),
+        (|command| command.sgl.length = U32::new(508), true, Status::DATA_SGL_LENGTH_INVALID.dnr()),
+    ];
+    for (index, (change, in_capsule, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(changed(change, in_capsule), expected, "case {index}");
+    }
+}
+
+#[test]
 fn commands_beyond_the_slots_wait_in_the_stream() {
     let mut link = io_queue(HostConfig { entries: 4, ..HostConfig::default() });
     link.hold_blocks = true;
@@ -485,6 +538,8 @@ fn commands_wait_for_buffers() {
     assert_eq!(link.finish(third).status, Status::ABORT_REQUESTED);
     assert_eq!(link.finish(fourth).status, Status::ABORT_REQUESTED);
     assert_eq!(link.connection.counters().aborted, 2);
+    let flush = link.execute(command(NvmOpcode::Flush, 1, 0, 1), Transfer::None);
+    assert_eq!(flush.status, Status::SUCCESS, "the next in the stream is not aborted");
     assert_eq!(link.memory.live(), 0);
 }
 
