@@ -3,6 +3,7 @@ use crate::disk::{WriteData, conformance};
 use crate::dma::{Arena, PAGE, Pool};
 use crate::uring::RingOptions;
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -44,7 +45,7 @@ impl LoopDevice {
                 Some(Self(String::from_utf8(output.stdout).unwrap().trim().into()))
             }
             other => {
-                println!("skipped: losetup needs root and the loop driver: {other:?}");
+                skip(&format!("losetup needs root and the loop driver: {other:?}"));
                 None
             }
         }
@@ -56,6 +57,11 @@ impl Drop for LoopDevice {
         let status = Command::new("losetup").arg("--detach").arg(&self.0).status();
         assert!(status.unwrap().success());
     }
+}
+
+/// Says why a test shows nothing here, past the capture of the harness.
+fn skip(reason: &str) {
+    writeln!(io::stdout(), "SKIP kernel disk: {reason}").unwrap();
 }
 
 fn ring() -> Ring {
@@ -70,7 +76,7 @@ fn open(path: &Path) -> Result<KernelFile, OpenError> {
 fn has_direct_io(path: &Path) -> bool {
     match open(path) {
         Err(OpenError::NoDirectIo(path)) => {
-            println!("skipped: no direct I/O at {}", path.display());
+            skip("no direct I/O in the build directory");
             false
         }
         other => other.is_ok(),
@@ -110,13 +116,13 @@ fn a_part_of_a_sparse_file_conforms_and_stays_within() {
 fn a_file_in_memory_conforms_and_finds_its_way_to_zeroes() {
     let path = PathBuf::from(format!("/dev/shm/kernel-disk-{}", std::process::id()));
     if create_file(&path, SIZE, Allocation::Reserved, &mut |_| {}).is_err() {
-        println!("skipped: no /dev/shm");
+        skip("no /dev/shm");
         return;
     }
     let opened = open(&path);
     fs::remove_file(&path).unwrap();
     let Ok(file) = opened else {
-        println!("skipped: no direct I/O in /dev/shm");
+        skip("no direct I/O in /dev/shm");
         return;
     };
     let mut disk = SelfDriven::new(&file, ring());
@@ -155,7 +161,7 @@ impl TinyMount {
         if mount.status().is_ok_and(|status| status.success()) {
             return Some(Self(at));
         }
-        println!("skipped: mounting needs root");
+        skip("mounting needs root");
         None
     }
 }
@@ -205,7 +211,7 @@ fn a_disk_that_failed_a_write_is_not_written_again_but_read() {
     let mut disk = SelfDriven::new(&open(&path).unwrap(), ring());
     assert_eq!(execute(&mut disk, write_op(&pool, 0, 4096)).result, Ok(()));
     if !attribute("+i") {
-        println!("skipped: cannot make a file immutable here");
+        skip("cannot make a file immutable here");
         return;
     }
     let failed = execute(&mut disk, write_op(&pool, 0, 4096)).result;
@@ -242,7 +248,7 @@ fn a_mounted_device_is_refused() {
     let made = Command::new("mkfs.ext4").arg("-q").arg(&device.0).status();
     let mounted = Command::new("mount").arg(&device.0).arg(&at).status();
     if !made.is_ok_and(|status| status.success()) || !mounted.is_ok_and(|status| status.success()) {
-        println!("skipped: cannot make and mount a file system here");
+        skip("cannot make and mount a file system here");
         return;
     }
     let refused = open(&device.0);
@@ -262,7 +268,7 @@ fn registered_buffers_conform() {
     }
     let (arena, ring) = (Arena::new(4 << 20, 1).unwrap(), ring());
     if let Err(error) = ring.register_arena(&arena) {
-        println!("skipped: {error}");
+        skip(&error.to_string());
         return;
     }
     let pool = arena.pool(0);
