@@ -2,7 +2,7 @@
 //!
 //! About 10 MiB of memory for each TiB: slab maps, page generations, owners.
 
-use super::{ChunkKey, VolumeId};
+use super::{ChunkKey, Event, VolumeId};
 use hashbrown::HashMap;
 use storage_spec::disk::CHUNK_SLABS;
 
@@ -26,6 +26,11 @@ impl Owner {
 
     pub(super) fn key(self) -> ChunkKey {
         ChunkKey { volume: self.volume, index: self.chunk }
+    }
+
+    /// What is told when the slab's page is lost.
+    pub(super) fn page_error(self) -> Event {
+        Event::PageError { chunk: self.key(), index: u32::from(self.index) }
     }
 }
 

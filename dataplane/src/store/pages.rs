@@ -1,6 +1,5 @@
 //! Metadata pages on their way to and from the disk.
 
-use super::Event;
 use super::cache::{CLEAN, State};
 use super::device::{Class, What};
 use super::page::{Identity, Page};
@@ -51,8 +50,7 @@ impl Shard {
         let page = read.map_or_else(
             || {
                 self.counters.page_errors += 1;
-                let (chunk, index) = (identity.owner.key(), u32::from(identity.owner.index));
-                self.tell(Event::PageError { chunk, index });
+                self.tell(identity.owner.page_error());
                 Page::lost()
             },
             |(page, _)| page,

@@ -70,17 +70,17 @@ async fn recover(
     let mut redo = Redo::new(data, &areas, tables, pages_max, false);
     redo.run(&ring, &survey).await?;
     redo.write_pages().await?;
+    let mut events: Vec<Event> = redo.lost_pages.iter().map(|owner| owner.page_error()).collect();
     let (lost_blocks, tables) = (redo.lost_blocks, redo.tables);
     let (mut checkpoint, mut mark) = (header.sequence, survey.end);
-    let mut event = None;
     if survey.batches > 0 || survey.is_torn {
         checkpoint += 1;
         let sequence = survey.end.sequence + 1;
         mark = Mark { sequence, crc: chain_seed(&areas, checkpoint), ..survey.end };
         write_checkpoint(data, &areas, &tables, checkpoint, mark).await?;
-        event = Some(Event::Recovered { batches: survey.batches, lost_blocks });
+        events.push(Event::Recovered { batches: survey.batches, lost_blocks });
     }
-    Ok(Recovered { areas, mode: identity.layout.mode, tables, checkpoint, mark, event })
+    Ok(Recovered { areas, mode: identity.layout.mode, tables, checkpoint, mark, events })
 }
 
 /// What the data disk says it is, provided that the journal disk is the one that belongs to it.

@@ -107,7 +107,7 @@ pub(super) struct Recovered {
     pub(super) checkpoint: u64,
     /// Where the journal goes on.
     pub(super) mark: Mark,
-    pub(super) event: Option<Event>,
+    pub(super) events: Vec<Event>,
 }
 
 impl Shard {
@@ -131,7 +131,7 @@ impl Shard {
         options: OpenOptions,
         pool: Rc<Pool>,
     ) -> Result<Self, MountError> {
-        let Recovered { areas, mode, tables, checkpoint, mark, event } = recovered;
+        let Recovered { areas, mode, tables, checkpoint, mark, events } = recovered;
         let data = Device::new(data);
         let journal_device = journal.map(Device::new);
         let transfer_max =
@@ -170,7 +170,7 @@ impl Shard {
             counters: Counters::default(),
             is_failed: false,
             is_stopping: false,
-            events: event.into_iter().collect(),
+            events: events.into(),
             device_events: Vec::with_capacity(REQUESTS_READY),
             members: Vec::with_capacity(REQUESTS_READY),
             now: Duration::ZERO,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 mod crash;
 mod faults;
 mod plain;
+mod speed;
 
 const BLOCK: usize = 4096;
 
