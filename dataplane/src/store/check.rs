@@ -79,7 +79,7 @@ impl Check<'_> {
     async fn check_shard(&mut self, areas: &Areas) -> Result<(), MountError> {
         self.check_checkpoints(areas).await?;
         let (header, tables) = newest_checkpoint(self.data, areas).await?;
-        let ring = Ring { port: self.journal.unwrap_or(self.data), areas };
+        let ring = Ring::new(self.journal.unwrap_or(self.data), areas);
         let survey = Survey::take(&ring, header.start).await?;
         self.report.batches += survey.batches;
         let mut redo = Redo::new(self.data, areas, tables, PAGES_MAX, true);

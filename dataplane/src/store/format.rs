@@ -105,7 +105,7 @@ async fn format_shard(
     journal.write_block(areas.journal_offset(0), &[0; BLOCK]).await?;
     journal.flush().await?;
     data.write_block(areas.checkpoint_offset(sequence + 1, 0), &[0; BLOCK]).await?;
-    write_checkpoint(data, areas, &Tables::new(areas.slabs), sequence, start).await
+    write_checkpoint(data, areas, &Tables::new(areas.slabs), sequence, start, true).await
 }
 
 /// Writes a whole checkpoint and makes it durable.
@@ -115,6 +115,7 @@ pub(super) async fn write_checkpoint(
     tables: &Tables,
     sequence: u64,
     start: Mark,
+    clean: bool,
 ) -> Result<(), disk::Error> {
     let mut encoder = Encoder::new(sequence, areas.shard);
     loop {
@@ -126,13 +127,8 @@ pub(super) async fn write_checkpoint(
         port.write_background(offset, block.freeze()).await?;
     }
     port.flush().await?;
-    let header = Header {
-        sequence,
-        pages: encoder.pages,
-        content_crc: encoder.content_crc,
-        start,
-        clean: true,
-    };
+    let header =
+        Header { sequence, pages: encoder.pages, content_crc: encoder.content_crc, start, clean };
     let offset = areas.checkpoint_offset(sequence, 0);
     port.write_block(offset, header.encode(areas).as_bytes()).await?;
     port.flush().await

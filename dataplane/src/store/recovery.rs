@@ -64,7 +64,7 @@ async fn recover(
     }
     let areas = identity.layout.areas(shard, identity.incarnation);
     let (header, tables) = newest_checkpoint(data, &areas).await?;
-    let ring = Ring { port: journal.unwrap_or(data), areas: &areas };
+    let ring = Ring::new(journal.unwrap_or(data), &areas);
     let survey = Survey::take(&ring, header.start).await?;
     let pages_max = (options.cache_bytes / PAGE_BYTES).max(PAGES_MIN);
     let mut redo = Redo::new(data, &areas, tables, pages_max, false);
@@ -77,7 +77,7 @@ async fn recover(
         checkpoint += 1;
         let sequence = survey.end.sequence + 1;
         mark = Mark { sequence, crc: chain_seed(&areas, checkpoint), ..survey.end };
-        write_checkpoint(data, &areas, &tables, checkpoint, mark).await?;
+        write_checkpoint(data, &areas, &tables, checkpoint, mark, false).await?;
         events.push(Event::Recovered { batches: survey.batches, lost_blocks });
     }
     Ok(Recovered { areas, mode: identity.layout.mode, tables, checkpoint, mark, events })

@@ -396,10 +396,18 @@ impl<'a> Redo<'a> {
         Ok(())
     }
 
-    /// The intact copies of a slab's page.
+    /// The intact copies of a slab's page: they lie side by side.
     async fn page_copies(&self, owner: Owner, slab: u32) -> Result<Vec<(Page, u32)>, disk::Error> {
-        self.data.drain().await?;
         let identity = Identity { incarnation: self.areas.incarnation, slab, owner };
+        let first = self.areas.page_offset(slab, 0);
+        match self.data.read(first, 2 * BLOCK).await {
+            Ok(both) => {
+                let copies = both.chunks_exact(BLOCK);
+                return Ok(copies.filter_map(|copy| Page::decode(copy, &identity)).collect());
+            }
+            Err(disk::Error::Media) => {}
+            Err(error) => return Err(error),
+        }
         let mut copies = Vec::new();
         for copy in [0, 1] {
             match self.data.read(self.areas.page_offset(slab, copy), BLOCK).await {

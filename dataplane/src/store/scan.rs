@@ -6,6 +6,7 @@ use super::layout::Areas;
 use super::port::Port;
 use super::record::{self, Path, Range, Record};
 use crate::disk;
+use std::cell::RefCell;
 use storage_spec::crc32c;
 use storage_spec::disk::{self as spec, BLOCK, BatchHeader};
 use zerocopy::FromBytes;
@@ -78,13 +79,19 @@ pub(super) struct Rotten {
     pub(super) index: u16,
 }
 
-/// A ring on its device.
+/// A ring on its device, which nobody writes meanwhile.
 pub(super) struct Ring<'a> {
-    pub(super) port: &'a Port<'a>,
-    pub(super) areas: &'a Areas,
+    port: &'a Port<'a>,
+    areas: &'a Areas,
+    /// What was read last, and its first block: the ring is read from front to back.
+    window: RefCell<(u64, Vec<u8>)>,
 }
 
-impl Ring<'_> {
+impl<'a> Ring<'a> {
+    pub(super) fn new(port: &'a Port<'a>, areas: &'a Areas) -> Self {
+        Self { port, areas, window: RefCell::new((0, Vec::new())) }
+    }
+
     /// Reads what stands at `mark`.
     pub(super) async fn batch(&self, mark: Mark) -> Result<Found, disk::Error> {
         let Some(first) = self.read(mark.position, 1).await? else { return Ok(Found::Nothing) };
@@ -169,6 +176,28 @@ impl Ring<'_> {
 
     /// Reads blocks of the ring; `None` if the medium cannot.
     pub(super) async fn read(
+        &self,
+        position: u64,
+        blocks: u64,
+    ) -> Result<Option<Vec<u8>>, disk::Error> {
+        if let Some(bytes) = self.in_window(position, blocks) {
+            return Ok(Some(bytes));
+        }
+        let ahead = blocks.max(READ_BLOCKS);
+        let Some(bytes) = self.read_medium(position, ahead).await? else {
+            return self.read_medium(position, blocks).await;
+        };
+        *self.window.borrow_mut() = (position, bytes);
+        Ok(self.in_window(position, blocks))
+    }
+
+    fn in_window(&self, position: u64, blocks: u64) -> Option<Vec<u8>> {
+        let (start, bytes) = &*self.window.borrow();
+        let at = usize::try_from(position.checked_sub(*start)?).ok()?.checked_mul(BLOCK)?;
+        bytes.get(at..at.checked_add(blocks as usize * BLOCK)?).map(<[u8]>::to_vec)
+    }
+
+    async fn read_medium(
         &self,
         position: u64,
         blocks: u64,

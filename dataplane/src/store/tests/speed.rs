@@ -43,6 +43,22 @@ impl Disk for Instant {
     }
 }
 
+/// What the bare copy and the bare checksum of a random block cost.
+#[expect(clippy::disallowed_methods, reason = "it measures time")]
+fn baseline(pool: &Pool, media: &SimMedia) {
+    let bytes = media.bytes(0, 512 << 20);
+    let mut random = Random::new(1);
+    let start = std::time::Instant::now();
+    let mut sum = 0;
+    for _ in 0..1_000_000 {
+        let mut buf = pool.alloc(BLOCK).unwrap();
+        let at = random.below((256 << 20) / 4096) as usize * BLOCK;
+        buf.copy_from_slice(&bytes[at..at + BLOCK]);
+        sum ^= crc32c::checksum(&buf);
+    }
+    println!("copy and checksum alone: {} ns ({sum})", start.elapsed().as_nanos() / 1_000_000);
+}
+
 #[test]
 #[ignore = "a measurement"]
 #[expect(clippy::disallowed_methods, reason = "it measures time")]
@@ -60,6 +76,7 @@ fn four_kib_at_depth_32() {
         let open = OpenOptions { payload_max, ..OpenOptions::default() };
         let mut shard = Shard::mount(Box::new(disk), None, 0, &open, pool.clone()).wait().unwrap();
         let blocks = (256u32 << 20) / 4096;
+        baseline(&pool, &media);
         let run = |shard: &mut Shard, name: &str, request: &mut dyn FnMut(u32) -> Request| {
             let mut random = Random::new(1);
             let (mut done, mut ended) = (Vec::with_capacity(64), 0u32);
