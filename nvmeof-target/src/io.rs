@@ -159,8 +159,8 @@ pub trait TxSink<B> {
     fn data(&mut self, buf: B, range: Range<usize>);
 }
 
-/// Most bytes of one PDU that are given through [`TxSink::bytes`]: a header, its digest and padding,
-/// a page of copied data, its digest.
+/// Most bytes of one PDU that are given through [`TxSink::bytes`]: a header, its digest and
+/// padding, a page of copied data, its digest.
 pub const PDU_BYTES_COPIED_MAX: usize = 4096 + 256;
 
 /// Largest data transfer of one command in bytes (reported as MDTS).

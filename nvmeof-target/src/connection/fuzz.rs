@@ -21,7 +21,7 @@ fn namespaces() -> [Namespace; 2] {
     [namespace(0, 9), namespace(1, 12)]
 }
 
-/// A host's stream, sent to a new connection at once and byte by byte: the answers must be the same.
+/// A host's stream, sent to a new connection at once and byte by byte: the answers must be equal.
 pub fn pdu_stream(bytes: &[u8]) {
     assert!(stream_in_pieces(bytes, usize::MAX) == stream_in_pieces(bytes, 1));
 }
@@ -33,8 +33,7 @@ fn stream_in_pieces(bytes: &[u8], piece: usize) -> (Vec<u8>, Vec<Vec<u8>>) {
     let association = Arc::new(crate::seam::Association::new(1, now));
     let namespaces = namespaces().into_iter().map(Some).collect();
     let mut wire = Wire::new(usize::MAX);
-    // What depends on when a PDU is answered depends on the pieces: so all wait for the same moment,
-    // the end of the header that they follow.
+    // Events and completions are served where PDUs end, so that they do not depend on the pieces.
     for pdu in pdus(bytes) {
         for piece in pdu.chunks(piece) {
             let mut rest = piece;
@@ -98,8 +97,8 @@ fn settle(connection: &mut Connection<PlainBuf>, memory: &mut Memory, wire: &mut
     connection.transmit(wire);
 }
 
-/// A schedule of commands, fragments, completions, aborts and faults on a connected I/O queue, with a
-/// host that checks every answer, and in the end a cut.
+/// A schedule of commands, fragments, completions, aborts and faults on a connected I/O queue, with
+/// a host that checks every answer, and in the end a cut.
 pub fn connection(bytes: &[u8]) {
     let mut script = Script(bytes);
     let flags = script.byte();

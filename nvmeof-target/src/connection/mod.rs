@@ -37,6 +37,7 @@ mod digest;
 mod execute;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod header;
 mod plan;
 mod receive;
 mod slots;

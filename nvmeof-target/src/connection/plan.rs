@@ -271,8 +271,8 @@ fn source(
     }
 }
 
-/// Whether the host has room for `len` bytes, and no more: some hosts (Linux) take a successful read
-/// that does not fill their buffer for an error of the transport.
+/// Whether the host has room for `len` bytes, and no more: some hosts (Linux) take a successful
+/// read that does not fill their buffer for an error of the transport.
 fn sink(command: &Command, len: u32) -> Result<(), Status> {
     let is_fabrics = command.opcode == FABRICS_OPCODE;
     if command.command_flags().psdt() != PSDT_SGL && !is_fabrics {

@@ -1,7 +1,7 @@
 //! The sending side: which PDUs are due, and how they look.
 
 use super::digest::digest;
-use super::receive::Violation;
+use super::header::Violation;
 use super::slots::{Kind, State};
 use super::{Connection, Phase};
 use crate::io::{Buffer, TxSink};

@@ -1,4 +1,4 @@
-//! An NVMe/TCP initiator in memory that holds a controller to what Linux 6.12 enforces, and to more.
+//! An NVMe/TCP initiator in memory that holds a controller to what Linux 6.12 enforces, and more.
 //!
 //! It panics when the controller breaks a rule: every test that uses it tests all of them.
 

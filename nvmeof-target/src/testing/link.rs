@@ -170,8 +170,8 @@ impl Link {
     }
 }
 
-/// What a target of few words replies: Connect succeeds, reads of admin data return bytes that count
-/// up, and writes return the checksum of their data.
+/// What a target of few words replies: Connect succeeds, reads of admin data return bytes that
+/// count up, and writes return the checksum of their data.
 #[must_use]
 pub fn script(event: &Event, association: &Arc<Association>, namespaces: &Namespaces) -> Reply {
     let command = Command::read_from_bytes(&event.sqe).expect("both are 64 bytes");
