@@ -7,7 +7,7 @@ pub(super) const NONE: u32 = u32::MAX;
 /// Not dirty.
 pub(super) const CLEAN: u64 = u64::MAX;
 /// Fewest slots.
-pub(super) const SLOTS_MIN: usize = 8;
+pub(super) const SLOTS_MIN: usize = 4;
 
 /// Where a slot stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,8 @@ const STEPS_MAX: usize = 256;
 
 impl Cache {
     pub(super) fn new(bytes: usize, slabs: u32) -> Self {
-        let count = (bytes / size_of::<Slot>()).clamp(SLOTS_MIN, slabs.max(8) as usize);
+        let count =
+            (bytes / size_of::<Slot>()).clamp(SLOTS_MIN, slabs.max(SLOTS_MIN as u32) as usize);
         let slots = (0..count)
             .map(|_| Slot {
                 page: Page::EMPTY,

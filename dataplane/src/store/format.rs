@@ -24,7 +24,11 @@ pub fn format(
 ) -> Result<Formatted, FormatError> {
     let data = Port::new(data, pool);
     let journal = journal.map(|disk| Port::new(disk, pool));
-    block_on(format_ports(&data, journal.as_ref(), options))
+    block_on(async {
+        let formatted = format_ports(&data, journal.as_ref(), options).await;
+        data.quiesce().await;
+        formatted
+    })
 }
 
 /// Reads the superblocks of a disk. Blocks the caller.

@@ -105,6 +105,11 @@ impl<'p> Port<'p> {
         self.run(Op::Flush).await.1
     }
 
+    /// Waits until nothing is in flight, however it ends: the disk may then be dropped.
+    pub(super) async fn quiesce(&self) {
+        self.until(|inner| inner.disk.in_flight() == 0).await;
+    }
+
     async fn run(&self, op: Op) -> (Op, Result<(), Error>) {
         let depth = self.info.queue_depth;
         self.until(|inner| inner.disk.in_flight() < depth).await;

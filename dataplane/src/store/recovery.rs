@@ -39,7 +39,11 @@ pub(super) async fn mount(
 ) -> Result<Shard, MountError> {
     let data = Port::new(data, &pool);
     let journal = journal.map(|disk| Port::new(disk, &pool));
-    let recovered = recover(&data, journal.as_ref(), shard, &options).await?;
+    let recovered = recover(&data, journal.as_ref(), shard, &options).await;
+    for port in [Some(&data), journal.as_ref()].into_iter().flatten() {
+        port.quiesce().await;
+    }
+    let recovered = recovered?;
     let data = data.into_disk();
     let journal = journal.map(Port::into_disk);
     Shard::new(data, journal, recovered, options, pool)

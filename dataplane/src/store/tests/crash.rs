@@ -13,9 +13,12 @@ const DEPTH: usize = 6;
 /// What a block may hold: `settled` if nothing is in flight, otherwise any of `possible` too.
 #[derive(Debug, Clone, Default)]
 struct Expected {
-    settled: u64,
-    possible: Vec<u64>,
+    settled: Value,
+    possible: Vec<Value>,
 }
+
+/// What each 512 bytes of a block are filled with.
+type Value = [u64; 8];
 
 /// A block's place: volume, slab index, block.
 type Place = (u64, u32, u32);
@@ -26,13 +29,18 @@ struct Run {
     blocks: BTreeMap<Place, Expected>,
     next_value: u64,
     /// Requests in flight: tag to what they will have written.
-    in_flight: BTreeMap<u64, Vec<(Place, u64)>>,
+    in_flight: BTreeMap<u64, Vec<(Place, Value)>>,
+    /// The catalogue's one entry, and what it may be.
+    entry: (u64, Vec<u64>),
     next_tag: u64,
 }
 
-/// A block's contents: its value in every 512 bytes, so that mixtures show.
-fn contents(value: u64) -> Vec<u8> {
-    if value == 0 { vec![0; BLOCK] } else { value.to_le_bytes().repeat(BLOCK / 8) }
+fn contents(value: Value) -> Vec<u8> {
+    value.iter().flat_map(|sector| sector.to_le_bytes().repeat(64)).collect()
+}
+
+fn value_of(bytes: &[u8]) -> Value {
+    std::array::from_fn(|at| u64::from_le_bytes(bytes[at * 512..][..8].try_into().unwrap()))
 }
 
 impl Run {
@@ -56,6 +64,7 @@ impl Run {
             blocks: BTreeMap::new(),
             next_value: 1,
             in_flight: BTreeMap::new(),
+            entry: (0, Vec::new()),
             next_tag: 1,
         }
     }
@@ -84,7 +93,7 @@ impl Run {
         let mut effects = Vec::new();
         let request = match self.random.below(10) {
             0 => {
-                effects.extend(places.iter().map(|&place| (place, 0)));
+                effects.extend(places.iter().map(|&place| (place, [0; 8])));
                 Request::Zero { extent: at }
             }
             1 if self.random.chance(30) => {
@@ -92,14 +101,20 @@ impl Run {
                 if !is_free(self, &all) {
                     return;
                 }
-                effects.extend(all.into_iter().map(|place| (place, 0)));
+                effects.extend(all.into_iter().map(|place| (place, [0; 8])));
                 Request::Zero { extent: extent(volume, 0, slab << 21, 2 << 20) }
+            }
+            2 | 3 => {
+                let Some((request, effect)) = self.partial(at, places[0]) else { return };
+                effects.push((places[0], effect));
+                request
             }
             _ => {
                 let mut buf = self.bench.pool.alloc(count as usize * BLOCK).unwrap();
                 for (&place, bytes) in places.iter().zip(buf.chunks_mut(BLOCK)) {
-                    bytes.copy_from_slice(&contents(self.next_value));
-                    effects.push((place, self.next_value));
+                    let value = [self.next_value; 8];
+                    bytes.copy_from_slice(&contents(value));
+                    effects.push((place, value));
                     self.next_value += 1;
                 }
                 sum(&mut buf);
@@ -107,7 +122,7 @@ impl Run {
             }
         };
         for &(place, value) in &effects {
-            if value != 0 || self.blocks.contains_key(&place) {
+            if value != [0; 8] || self.blocks.contains_key(&place) {
                 self.blocks.entry(place).or_default().possible.push(value);
             }
         }
@@ -115,8 +130,55 @@ impl Run {
         shard.submit(tag, request);
     }
 
+    /// Part of the extent's first block: written, zeroed, or compared and written.
+    fn partial(&mut self, at: Extent, place: Place) -> Option<(Request, Value)> {
+        let old = self.blocks.get(&place).map_or([0; 8], |block| block.settled);
+        let from = self.random.below(8) as usize;
+        let to = from + 1 + self.random.below(8 - from as u64) as usize;
+        let at =
+            Extent { offset: at.offset + from as u32 * 512, len: (to - from) as u32 * 512, ..at };
+        let is_zero = self.random.chance(25);
+        let mut new = old;
+        new[from..to].fill(if is_zero { 0 } else { self.next_value });
+        self.next_value += 1;
+        let full = |value| {
+            let mut buf = self.bench.pool.alloc(BLOCK).unwrap();
+            buf.copy_from_slice(&contents(value));
+            sum(&mut buf);
+            buf.freeze()
+        };
+        let request = match self.random.below(2) {
+            _ if is_zero => Request::Zero { extent: at },
+            0 => Request::Write { extent: at, data: full(new) },
+            _ => Request::CompareAndWrite { extent: at, expected: full(old), data: full(new) },
+        };
+        Some((request, new))
+    }
+
+    fn put_entry(&mut self, shard: &mut Shard) {
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let value = tag.to_le_bytes();
+        self.entry.1.push(tag);
+        self.in_flight.insert(tag, Vec::new());
+        shard.catalogue_put(tag, b"entry", &value);
+    }
+
+    fn compare_entry(&mut self, shard: &Shard) {
+        let found = shard.catalogue_get(b"entry");
+        let found = found.map_or(0, |value| u64::from_le_bytes(value.try_into().unwrap()));
+        let (settled, possible) = &mut self.entry;
+        assert!(found == *settled || possible.contains(&found), "{found}, not {settled}");
+        *settled = found;
+        possible.clear();
+    }
+
     fn complete(&mut self, completion: Completion) {
         let effects = self.in_flight.remove(&completion.tag).unwrap();
+        if self.entry.1.contains(&completion.tag) {
+            self.entry.0 = completion.tag;
+            self.entry.1.retain(|&tag| tag > completion.tag);
+        }
         for (place, value) in effects {
             let Some(block) = self.blocks.get_mut(&place) else { continue };
             match completion.result {
@@ -144,10 +206,10 @@ impl Run {
                 }
             };
             let expected = self.blocks.get_mut(&(volume, slab, block)).unwrap();
-            let value = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+            let value = value_of(&bytes);
             assert_eq!(bytes, contents(value), "block {volume}/{slab}/{block} is a mixture");
             let is_possible = value == expected.settled || expected.possible.contains(&value);
-            assert!(is_possible, "block {volume}/{slab}/{block} has {value}, not {expected:?}");
+            assert!(is_possible, "block {volume}/{slab}/{block} has {value:?}, not {expected:?}");
             expected.settled = value;
             expected.possible.clear();
         }
@@ -184,11 +246,16 @@ impl Run {
     fn epoch(&mut self) {
         let mut shard = self.mount();
         self.compare(&mut shard);
+        self.compare_entry(&shard);
         let polls = self.random.below(600);
         let mut done = Vec::new();
         for _ in 0..polls {
             if self.in_flight.len() < DEPTH && self.random.chance(60) {
-                self.submit(&mut shard);
+                if self.random.chance(5) && self.entry.1.is_empty() {
+                    self.put_entry(&mut shard);
+                } else {
+                    self.submit(&mut shard);
+                }
             }
             self.bench.now += Duration::from_millis(10);
             shard.poll(self.bench.now, &mut done);
@@ -236,7 +303,7 @@ fn nothing_acknowledged_is_lost_in_crashes() {
     let (first, count) = seeds
         .as_deref()
         .and_then(|seeds| seeds.split_once('+'))
-        .map_or((0, 60), |(first, count)| (first.parse().unwrap(), count.parse().unwrap()));
+        .map_or((0, 40), |(first, count)| (first.parse().unwrap(), count.parse().unwrap()));
     for seed in first..first + count {
         let result = std::panic::catch_unwind(|| run(seed));
         assert!(result.is_ok(), "seed {seed}; again with STORE_SEEDS={seed}+1");
