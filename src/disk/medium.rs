@@ -54,6 +54,10 @@ pub(super) fn opened(error: &OpenError) -> Failure {
         OpenError::Mounted { .. } | OpenError::Exists(_) => {
             Failure::new(Exit::Refused, error.to_string())
         }
+        OpenError::NotFound(_) => {
+            let hint = "`basalt disk list` shows disks; `basalt disk format --size` makes a file";
+            Failure::new(Exit::Failed, error.to_string()).hint(hint)
+        }
         OpenError::Busy(_) => {
             let hint = "if a node runs on it, stop the node; `lsblk` shows RAID and LVM";
             Failure::new(Exit::Refused, error.to_string()).hint(hint)
