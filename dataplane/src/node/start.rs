@@ -10,7 +10,7 @@ use super::record::Record;
 use super::registry::Registry;
 use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
 use crate::core::{Clock, Core, CoreParts, CoreStats, Links, ShardSeat, mesh, run};
-use crate::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
+use crate::disk::kernel::{KernelFile, KernelOptions, SelfDriven};
 use crate::disk::ram::RamDisk;
 use crate::disk::{Completion, Disk, Info, Op, Tag};
 use crate::dma::{Arena, Pool};
@@ -222,9 +222,12 @@ fn open_file(path: &Path, journal: Option<&Path>, pool: &Rc<Pool>) -> Result<Ope
     let name = path.display().to_string();
     let fail = |reason: String| StartError::Disk { path: name.clone(), reason };
     let open = |path: &Path| {
-        let busy = |error: &OpenError| matches!(error, OpenError::Busy(_));
-        patiently(|| KernelFile::open(path, &KernelOptions::default()), busy)
-            .map_err(|error| fail(error.to_string()))
+        KernelFile::open(path, &KernelOptions::default()).map_err(|error| {
+            let text = error.to_string();
+            // The error of the disk itself names it, and so does ours.
+            let reason = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
+            fail(reason.to_owned())
+        })
     };
     let file = open(path)?;
     let ring = Ring::new(RingOptions::default()).map_err(|e| StartError::System(e.to_string()))?;
@@ -470,7 +473,7 @@ fn pin(processor: usize) {
 }
 
 /// Tries for two seconds while a killed predecessor may hold what is asked for: the kernel ends the
-/// rings of a process, and with them its sockets and locks, a little after the process.
+/// rings of a process, and with them its sockets, a little after the process.
 fn patiently<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     may_pass: impl Fn(&E) -> bool,
