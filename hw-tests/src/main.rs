@@ -116,7 +116,7 @@ fn run_all<'a>(mut maker: Maker, scenarios: impl Iterator<Item = &'a Scenario>) 
             Err(error) => {
                 failed += 1;
                 println!("FAIL {} ({took:.1} s): {error:#}", scenario.name);
-                if let Some(bed) = bed.take() {
+                if let Some(mut bed) = bed.take() {
                     println!("{}\n{}", bed.guest.diagnosis(), bed.node.log());
                 }
             }

@@ -93,14 +93,15 @@ fn live(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-/// Reads the capture with tshark.
+/// Reads the capture with tshark. The ports are given with `-d`: the preference for them gives way
+/// to whatever other dissector has a claim on such a port.
 ///
 /// Wireshark 4.0 (Debian 12) dissects every PDU type and, when told to, verifies both digests. It
 /// does not know the term request's digest rules, Copy, Verify, nor the newer Identify pages: it
 /// shows their bytes without complaint, so a mistake inside them is not seen here.
 fn judge(file: &Path, ports: [u16; 2]) -> Result<Judgement> {
     let script = format!(
-        "tshark -r '{}' -o nvme-tcp.subsystem_ports:{},{} \
+        "tshark -r '{}' -d tcp.port=={},nvme-tcp -d tcp.port=={},nvme-tcp \
             -o nvme-tcp.check_hdgst:TRUE -o nvme-tcp.check_ddgst:TRUE \
             -Y 'nvme-tcp || _ws.malformed' -T fields -E separator=';' -E occurrence=a \
             -e frame.number -e nvme-tcp.type -e nvme-tcp.hdgst.status -e nvme-tcp.ddgst.status \

@@ -139,6 +139,7 @@ impl Node for Basalt {
             }
             if ended.is_some() || started.elapsed() > START_LIMIT {
                 let _ = process.kill();
+                self.process = Some(process);
                 bail!("basalt did not start:\n{}", self.log());
             }
             thread::sleep(Duration::from_millis(50));
@@ -198,9 +199,14 @@ impl Node for Basalt {
         self.manage(&["host", if allowed { "allow" } else { "deny" }, host]).map(drop)
     }
 
-    fn log(&self) -> String {
+    fn log(&mut self) -> String {
         let text = fs::read_to_string(self.folder.join("node.log")).unwrap_or_default();
-        format!("basalt's log ends:\n{}", shell::last_lines(&text, 30))
+        let state = match self.process.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => format!("ended by itself ({status})"),
+            Some(Ok(None)) => "runs".to_owned(),
+            _ => "does not run".to_owned(),
+        };
+        format!("basalt {state}; its log ends:\n{}", shell::last_lines(&text, 30))
     }
 }
 

@@ -58,5 +58,5 @@ pub(crate) trait Node {
     fn allow(&mut self, host: &str, allowed: bool) -> Result<()>;
 
     /// What the node has written about itself, for the report of a failure.
-    fn log(&self) -> String;
+    fn log(&mut self) -> String;
 }

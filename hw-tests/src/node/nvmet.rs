@@ -143,7 +143,7 @@ impl Node for Nvmet {
         bail!("not tried with the kernel's target")
     }
 
-    fn log(&self) -> String {
+    fn log(&mut self) -> String {
         String::new()
     }
 }
