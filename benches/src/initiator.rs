@@ -1,8 +1,8 @@
 //! An NVMe/TCP host for measurements: one thread, polled sockets, commands kept at a depth.
 //!
 //! It connects as any host does (admin queue, enable, one I/O queue per connection, SQ flow control
-//! off) and then only counts: what is read is received and thrown away, what is written is always the
-//! same bytes. Digests are off.
+//! off) and then only counts: what is read is received and thrown away, what is written is always
+//! the same bytes. Digests are off.
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::net::{RecvFlags, SendFlags};

@@ -188,8 +188,8 @@ impl Core {
         add(&self.stats.asleep_ns, asleep.as_nanos() as u64);
     }
 
-    /// Brings what is read elsewhere up to date: counters, and the shards' events. Now and then, not
-    /// every turn.
+    /// Brings what is read elsewhere up to date: counters, and the shards' events. Now and then,
+    /// not every turn.
     pub(crate) fn publish(&mut self, system_calls: u64) {
         let counters = self.frontend.counters();
         let store = |counter: &AtomicU64, value| counter.store(value, Ordering::Relaxed);

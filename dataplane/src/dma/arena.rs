@@ -122,8 +122,8 @@ impl Arena {
         Pool { inner: self.inner, pool: core as u8, free: RefCell::new(free) }
     }
 
-    /// Makes the arena as new, for another life of a simulated node: its pools are gone, and so must
-    /// all their buffers be.
+    /// Makes the arena as new, for another life of a simulated node: its pools are gone, and so
+    /// must all their buffers be.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn recycle(&self) {
         for (page, count) in self.inner.counts.iter().enumerate() {

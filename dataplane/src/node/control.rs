@@ -96,7 +96,8 @@ impl Control {
         }
     }
 
-    /// Commands of the operator, deadlines and actions of the target. Returns whether there were any.
+    /// Commands of the operator, deadlines and actions of the target. Returns whether there were
+    /// any.
     pub(crate) fn poll(&mut self, now: Now) -> bool {
         let mut worked = false;
         while let Ok(call) = self.inbox.try_recv() {

@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 /// Controller ids of a node that stands alone.
 const CONTROLLER_IDS: std::ops::RangeInclusive<u16> = 1..=0xFFEF;
 
-/// A target that knows its subsystem and its ports, and no namespace yet. `addresses` are those that
-/// the portals really listen on, in their order; `seed` differs from start to start.
+/// A target that knows its subsystem and its ports, and no namespace yet. `addresses` are those
+/// that the portals really listen on, in their order; `seed` differs from start to start.
 pub(crate) fn target(
     config: &NodeConfig,
     addresses: &[SocketAddr],

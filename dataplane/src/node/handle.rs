@@ -66,7 +66,8 @@ impl NodeHandle {
     ///
     /// # Errors
     /// [`CommandError::Disk`] if a disk had failed, [`CommandError::Unavailable`] if the cores did
-    /// not end in time: either way nothing acknowledged is lost, the next start replays the journal.
+    /// not end in time: either way nothing acknowledged is lost, the next start replays the
+    /// journal.
     pub fn shutdown(&self) -> Result<(), CommandError> {
         let settled = self.ask(Call::Shutdown, STOP_TIMEOUT);
         if !matches!(settled, Err(CommandError::Unavailable(_))) {

@@ -4,9 +4,9 @@
 //!  Idle ─► Drain ─► Pages ─► Destage ─► Flush ─► Contents ─► Journal ─► Flush ─► Header ─► Idle
 //! ```
 //!
-//! The start is the end of the last durable batch. Everything before it is in pages and in place, and
-//! durable, before the header is written; everything behind it is redone after a crash, in which it
-//! does no harm that the contents have some of it already.
+//! The start is the end of the last durable batch. Everything before it is in pages and in place,
+//! and durable, before the header is written; everything behind it is redone after a crash, in
+//! which it does no harm that the contents have some of it already.
 
 use super::cache::{CLEAN, State};
 use super::checkpoint::{Encoder, Header, Mark};

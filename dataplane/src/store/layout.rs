@@ -93,8 +93,8 @@ impl Layout {
         })
     }
 
-    /// Whether the numbers of a superblock are ones that [`Layout::plan`] could have made for a disk
-    /// of `capacity` bytes: they are a disk's bytes, and every offset is computed from them.
+    /// Whether the numbers of a superblock are ones that [`Layout::plan`] could have made for a
+    /// disk of `capacity` bytes: they are a disk's bytes, and every offset is computed from them.
     pub(super) fn is_sane(&self, capacity: u64) -> bool {
         let blocks = capacity / BLOCK as u64;
         let small = |value: u64| value <= 1 << 48;

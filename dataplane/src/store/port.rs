@@ -1,5 +1,5 @@
-//! A disk for the slow paths (format, recovery, check), which are written as plain `async` functions
-//! and driven by polling: nothing here ever waits for a waker.
+//! A disk for the slow paths (format, recovery, check), which are written as plain `async`
+//! functions and driven by polling: nothing here ever waits for a waker.
 
 use crate::disk::{Completion, Disk, Error, Info, Op, WriteData};
 use crate::dma::{Buf, Pool, Slice};

@@ -131,8 +131,8 @@ fn map_record(owner: Owner, slab: u32, generation: u32) -> MapRecord {
     }
 }
 
-/// The first record of `bytes`, and what follows; `None` where there is no valid one of a shard with
-/// `slabs` slabs.
+/// The first record of `bytes`, and what follows; `None` where there is no valid one of a shard
+/// with `slabs` slabs.
 pub(super) fn decode(bytes: &[u8], slabs: u32) -> Option<(Record<'_>, &[u8])> {
     let (head, _) = RecordHead::ref_from_prefix(bytes).ok()?;
     let len = usize::from(head.len.get());

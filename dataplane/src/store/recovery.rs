@@ -1,7 +1,8 @@
 //! From what a crash, or an orderly stop, has left to a shard that takes requests.
 //!
 //! ```text
-//!  superblocks ─► newer intact checkpoint ─► survey of the journal ─► redo ─► new checkpoint ─► shard
+//!  superblocks ─► newer intact checkpoint ─► survey of the journal ─► redo ─► new checkpoint ─►
+//!  shard
 //! ```
 //!
 //! The journal is empty when the shard starts: what recovery decided about a block need not be

@@ -134,8 +134,8 @@ impl Shard {
         self.begin(pending);
     }
 
-    /// Frees everything that the volume holds; idempotent, so that it can be repeated after a crash.
-    /// The volume takes no other requests meanwhile.
+    /// Frees everything that the volume holds; idempotent, so that it can be repeated after a
+    /// crash. The volume takes no other requests meanwhile.
     pub fn drop_volume(&mut self, tag: u64, volume: VolumeId) {
         let mut pending = Pending::without_extent(tag, Asked::Drop, volume);
         match self.tables.map.next_chunk(volume, 0) {

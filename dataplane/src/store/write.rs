@@ -166,7 +166,8 @@ impl Shard {
         self.soil(slot, lsn);
     }
 
-    /// The write is safe in the journal: the host hears of it, the data go in place behind its back.
+    /// The write is safe in the journal: the host hears of it, the data go in place behind its
+    /// back.
     fn acknowledge_payload(&mut self, at: u32) {
         self.apply_write(at);
         let operation = &mut self.operations[at];

@@ -1,5 +1,5 @@
-//! Random requests, crashes at random points, recovery, also crashed: acknowledged blocks are there,
-//! others old or new, never mixed, never foreign.
+//! Random requests, crashes at random points, recovery, also crashed: acknowledged blocks are
+//! there, others old or new, never mixed, never foreign.
 
 use super::*;
 
