@@ -1,8 +1,8 @@
 //! Starts a node: opens its disks, mounts their shards on their cores, and lets hosts in.
 //!
 //! Each core's thread goes through three stages, between which this thread gathers and hands on:
-//! it makes its ring and sockets (and, on the first core, listens); it mounts its shards; it gets its
-//! mailboxes, and its control on the first core, and runs.
+//! it makes its ring and sockets (and, on the first core, listens); it mounts its shards; it gets
+//! its mailboxes, and its control on the first core, and runs.
 
 use super::control::{Control, ControlParts, DiskState};
 use super::handle::{Inner, NodeHandle};

@@ -23,8 +23,8 @@ pub(super) struct Operation {
     pub(super) len: u64,
     /// Which read this is.
     read: u64,
-    /// Of changes: what their first block becomes; each further block has its own after it. Zero for
-    /// zeroing.
+    /// Of changes: what their first block becomes; each further block has its own after it. Zero
+    /// for zeroing.
     version: Version,
 }
 
