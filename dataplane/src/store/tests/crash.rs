@@ -101,7 +101,8 @@ impl Run {
                 if !is_free(self, &all) {
                     return;
                 }
-                effects.extend(all.into_iter().map(|place| (place, [0; 8])));
+                let known = all.into_iter().filter(|&(_, _, b)| b < HOT_BLOCKS);
+                effects.extend(known.map(|place| (place, [0; 8])));
                 Request::Zero { extent: extent(volume, 0, slab << 21, 2 << 20) }
             }
             2 | 3 => {
@@ -122,9 +123,7 @@ impl Run {
             }
         };
         for &(place, value) in &effects {
-            if value != [0; 8] || self.blocks.contains_key(&place) {
-                self.blocks.entry(place).or_default().possible.push(value);
-            }
+            self.blocks.entry(place).or_default().possible.push(value);
         }
         self.in_flight.insert(tag, effects);
         shard.submit(tag, request);
