@@ -21,7 +21,7 @@ const WINDOW: usize = 256 << 10;
 pub(super) struct NetworkConfig {
     /// Longest delay of a piece in microseconds.
     pub(super) delay_us: u64,
-    /// Largest piece in bytes: what one receive takes at the most.
+    /// Largest of the small pieces in bytes, which one receive takes or one send gives.
     pub(super) piece_max: u64,
 }
 
@@ -260,7 +260,7 @@ fn send_some(
     }
     let bytes = gathered(&tx);
     let room = WINDOW.saturating_sub(stream.to_host.held);
-    let count = (bytes.len() - sent).min(room).min(random.below(config.piece_max) as usize + 1);
+    let count = (bytes.len() - sent).min(room).min(piece(random, config));
     let at = now + Now::from_micros(random.below(config.delay_us + 1));
     if count > 0 {
         stream.to_host.put(&bytes[sent..sent + count], at);
@@ -270,6 +270,12 @@ fn send_some(
     } else {
         stream.tx = Some((tx, sent + count));
     }
+}
+
+/// Bytes that move at once: often few, but not so often that nothing large ever ends.
+fn piece(random: &mut Random, config: NetworkConfig) -> usize {
+    let most = if random.chance(60) { config.piece_max } else { WINDOW as u64 };
+    random.below(most) as usize + 1
 }
 
 fn gathered(tx: &Tx) -> Vec<u8> {
@@ -299,7 +305,7 @@ fn receive_some(
         return events.push(Event::Received { socket, rx, result });
     }
     let landing = rx.landing.as_ref().map_or(0, |(_, range)| range.len());
-    let limit = (landing + rx.staging.len()).min(random.below(config.piece_max) as usize + 1);
+    let limit = (landing + rx.staging.len()).min(piece(random, config));
     let bytes = stream.to_node.take(now, limit);
     if bytes.is_empty() {
         stream.rx = Some(rx);

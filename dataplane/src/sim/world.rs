@@ -194,7 +194,7 @@ impl<'a> World<'a> {
         }
         let stopped = answers.try_recv().expect("the node stops within bounded steps");
         assert!(stopped.is_ok(), "an undisturbed node stops cleanly: {stopped:?}");
-        self.kill_node();
+        self.kill_node(false);
         let pool = Rc::new(self.arena.pool(0));
         for medium in &self.media {
             let disk = Box::new(medium.open());
@@ -248,17 +248,16 @@ impl<'a> World<'a> {
     fn crash(&mut self) {
         self.report.crashes += 1;
         let is_power = self.random.chance(60);
-        self.kill_node();
-        for medium in &self.media {
-            if is_power { medium.power_cut() } else { medium.kill() }
-        }
-        self.network.kill_node();
+        self.kill_node(is_power);
         self.boot();
     }
 
-    fn kill_node(&mut self) {
+    fn kill_node(&mut self, is_power_cut: bool) {
         self.node = None;
         self.network.kill_node();
+        for medium in &self.media {
+            if is_power_cut { medium.power_cut() } else { medium.kill() }
+        }
         self.arena.recycle();
     }
 
