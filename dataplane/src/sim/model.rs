@@ -5,7 +5,8 @@
 //! content of another block, is neither.
 
 use super::Random;
-use std::collections::BTreeMap;
+use nvmeof_target::io::Now;
+use std::collections::{BTreeMap, VecDeque};
 use storage_spec::nvme::status::Status;
 
 const BLOCK: u64 = 4096;
@@ -44,6 +45,20 @@ struct Block {
     /// Contents that may be there instead, oldest first: outstanding, or of unknown end.
     maybe: Vec<Version>,
     is_changing: bool,
+    /// What happened last, for the message of a failure.
+    history: VecDeque<(Now, &'static str, Version)>,
+}
+
+/// Entries of a block's history that are kept.
+const HISTORY_MAX: usize = 24;
+
+impl Block {
+    fn remember(&mut self, now: Now, what: &'static str, version: Version) {
+        if self.history.len() == HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back((now, what, version));
+    }
 }
 
 /// A read under way: what each of its blocks may be.
@@ -62,6 +77,7 @@ pub(super) struct Model {
     namespace: u32,
     next_read: u64,
     next_version: Version,
+    now: Now,
     /// Hash of everything that was observed: equal for equal runs.
     trace: u64,
 }
@@ -77,6 +93,7 @@ impl Model {
             namespace,
             next_read: 0,
             next_version: 1,
+            now: Now::ZERO,
             trace: 0xCBF2_9CE4_8422_2325,
         }
     }
@@ -89,6 +106,18 @@ impl Model {
     /// The namespace that it is the model of.
     pub(super) fn namespace(&self) -> u32 {
         self.namespace
+    }
+
+    /// Sets the time, which only messages show.
+    pub(super) fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Every block learns of a crash.
+    pub(super) fn crashed(&mut self) {
+        for block in &mut self.blocks {
+            block.remember(self.now, "crash", 0);
+        }
     }
 
     /// Notes something that equal runs must have in common.
@@ -141,7 +170,10 @@ impl Model {
                 for index in blocks {
                     let version = operation.version_of(index);
                     let block = &mut self.blocks[index as usize];
-                    *block = Block { committed: version, ..Block::default() };
+                    block.remember(self.now, "done", version);
+                    block.committed = version;
+                    block.maybe.clear();
+                    block.is_changing = false;
                 }
             }
             Kind::Verify | Kind::Flush => {}
@@ -165,7 +197,9 @@ impl Model {
         self.reads.remove(&operation.read);
         if operation.is_change() {
             for index in operation.blocks() {
+                let version = operation.version_of(index);
                 self.blocks[index as usize].is_changing = false;
+                self.blocks[index as usize].remember(self.now, "unknown", version);
             }
         }
     }
@@ -209,6 +243,7 @@ impl Model {
             let block = &mut self.blocks[index as usize];
             block.is_changing = true;
             block.maybe.push(version);
+            block.remember(self.now, "begin", version);
             for reading in self.reads.values_mut() {
                 if let Some(at) = index.checked_sub(reading.first)
                     && let Some(allowed) = reading.allowed.get_mut(at as usize)
@@ -229,13 +264,16 @@ impl Model {
             let version = version(index, found);
             assert!(
                 version.is_some_and(|version| allowed.contains(&version)),
-                "block {index} reads as version {version:?} where {allowed:?} may be"
+                "block {index} reads as version {version:?} where {allowed:?} may be; {:?}",
+                self.blocks[index as usize].history
             );
             let version = version.expect("looked at above");
             self.note(version);
             let block = &mut self.blocks[index as usize];
-            // What was seen stays, unless something newer comes.
-            if let Some(at) = block.maybe.iter().rposition(|&maybe| maybe == version)
+            block.remember(self.now, "read", version);
+            // What was seen stays, unless something newer comes. Zeroes may be older than they look.
+            if version != 0
+                && let Some(at) = block.maybe.iter().rposition(|&maybe| maybe == version)
                 && block.committed != version
             {
                 block.committed = version;

@@ -215,6 +215,7 @@ impl<'a> World<'a> {
     /// A little time passes.
     fn step(&mut self, may_start: bool) {
         self.network.set_now(self.now);
+        self.model.set_now(self.now);
         let mut worked = false;
         if let Some(node) = &mut self.node {
             let first = self.random.below(node.cores.len() as u64) as usize;
@@ -247,6 +248,7 @@ impl<'a> World<'a> {
     /// The process dies, or the power fails; then the node starts again.
     fn crash(&mut self) {
         self.report.crashes += 1;
+        self.model.crashed();
         let is_power = self.random.chance(60);
         self.kill_node(is_power);
         self.boot();
