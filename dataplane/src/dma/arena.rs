@@ -2,7 +2,7 @@
 
 use super::{Buf, PAGE};
 use crossbeam_queue::ArrayQueue;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -119,7 +119,9 @@ impl Arena {
             Vec::with_capacity((self.pages_per_pool >> order) as usize)
         });
         free[TOP_ORDER].extend((0..tops).rev().map(|top| first + (top << TOP_ORDER)));
-        Pool { inner: self.inner, pool: core as u8, free: RefCell::new(free) }
+        let pages = self.pages_per_pool;
+        let free = RefCell::new(free);
+        Pool { inner: self.inner, pool: core as u8, free, pages, free_pages: Cell::new(pages) }
     }
 
     /// Makes the arena as new, for another life of a simulated node: its pools are gone, and so
@@ -163,6 +165,8 @@ pub struct Pool {
     inner: &'static Inner,
     pool: u8,
     free: RefCell<[Vec<u32>; ORDERS]>,
+    pages: u32,
+    free_pages: Cell<u32>,
 }
 
 impl Pool {
@@ -185,21 +189,32 @@ impl Pool {
         };
         let root = Root { page, order: order as u8, pool: self.pool };
         self.inner.counts[page as usize].store(1, Ordering::Relaxed);
+        self.free_pages.set(self.free_pages.get() - (1 << order));
         Some(Buf::new(self.inner, root, 1 << order, len as u32))
     }
 
     /// Bytes that are free now.
     #[must_use]
     pub fn available(&self) -> usize {
-        let mut free = self.free.borrow_mut();
-        self.take_returns(&mut free);
-        free.iter().enumerate().map(|(order, list)| list.len() * (PAGE << order)).sum()
+        self.take_returns(&mut self.free.borrow_mut());
+        self.free_pages.get() as usize * PAGE
+    }
+
+    /// Whether less than a quarter is free.
+    #[must_use]
+    pub fn is_low(&self) -> bool {
+        let is_low = || self.free_pages.get() < self.pages / 4;
+        is_low() && {
+            self.take_returns(&mut self.free.borrow_mut());
+            is_low()
+        }
     }
 
     fn take_returns(&self, free: &mut [Vec<u32>; ORDERS]) {
         let returns = &self.inner.returns[usize::from(self.pool)];
         while let Some(root) = returns.pop() {
             free[usize::from(root.order)].push(root.page);
+            self.free_pages.set(self.free_pages.get() + (1 << root.order));
         }
     }
 }

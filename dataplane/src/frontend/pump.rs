@@ -360,6 +360,8 @@ impl Frontend {
         let Entry { mut connection, socket } = self.take(index);
         connection.moving = None;
         let socket = s.net.release(socket);
+        let control = s.control.as_deref_mut().expect("only the control core hands over");
+        control.moved(connection.id, core);
         let adopted = Box::new(Adopted { connection, socket });
         s.out.links().send(core, Message::Adopt(adopted));
     }
@@ -489,6 +491,12 @@ impl<O: Outbound> Surroundings for Door<'_, O> {
 
     fn alloc(&mut self, len: usize) -> Option<Buf> {
         self.around.pool.alloc(len)
+    }
+
+    fn alloc_for_host_data(&mut self, len: usize) -> Option<Buf> {
+        // What hosts still have to fill must not take the buffers that let others go on.
+        let pool = self.around.pool;
+        if pool.is_low() { None } else { pool.alloc(len) }
     }
 
     fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Buf>) {

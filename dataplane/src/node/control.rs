@@ -67,7 +67,10 @@ pub(crate) struct Control {
 
 /// Where a connection is served.
 struct Place {
+    /// Where it is now.
     core: u16,
+    /// The core on whose load it counts: where it is, or will be.
+    load: Option<u16>,
     context: ConnectionContext,
     peer: SocketAddr,
     role: Option<(u16, u16)>,
@@ -141,7 +144,7 @@ impl Control {
         let context = ConnectionContext { port, local: local.ip() };
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        self.places.insert(id, Place { core: 0, context, peer, role: None });
+        self.places.insert(id, Place { core: 0, load: None, context, peer, role: None });
         Some(id)
     }
 
@@ -155,8 +158,13 @@ impl Control {
         }
         let core = (0..self.cores).min_by_key(|&core| self.load[usize::from(core)]).unwrap_or(0);
         self.load[usize::from(core)] += 1;
-        place.core = core;
+        place.load = Some(core);
         core
+    }
+
+    /// The connection has left for its core: later orders follow it there.
+    pub(crate) fn moved(&mut self, id: ConnectionId, core: u16) {
+        self.places.get_mut(&id).expect("moved while it is open").core = core;
     }
 
     /// A command of a connection on this core.
@@ -177,8 +185,8 @@ impl Control {
     /// A connection is closed and drained.
     pub(crate) fn closed(&mut self, now: Now, id: ConnectionId) {
         if let Some(place) = self.places.remove(&id) {
-            if place.role.is_some_and(|(_, queue)| queue != 0) {
-                self.load[usize::from(place.core)] -= 1;
+            if let Some(core) = place.load {
+                self.load[usize::from(core)] -= 1;
             }
             self.target.closed(now, id);
         }

@@ -152,6 +152,8 @@ impl<'a> World<'a> {
             uuid,
             disk: None,
         });
+        // Hosts that are connected already learn of the volume a little later.
+        (0..100).for_each(|_| self.step(false));
     }
 
     fn work(&mut self) {
