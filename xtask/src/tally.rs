@@ -22,10 +22,12 @@ impl Tally {
     pub(crate) fn from_lines(lines: &[String]) -> Self {
         let mut tally = Self::default();
         for line in lines {
-            let line = line.trim();
+            // Further in stands what nextest repeats of a failed test's own output.
             if let Some(rest) = line.strip_prefix("test result: ") {
                 tally += cargo_test(rest);
-            } else if line.starts_with("Summary [") && line.contains("run:") {
+            }
+            let line = line.trim();
+            if line.starts_with("Summary [") && line.contains("run:") {
                 tally += nextest(line);
             } else if let Some(reason) = line.strip_prefix("SKIP ") {
                 tally.reasons.push(reason.to_owned());
@@ -117,6 +119,9 @@ mod tests {
         let text = "     Summary [   0.1s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, \
                     3 skipped";
         assert_eq!(tally(text), (7, 2, 3));
+        let repeated = "    test result: FAILED. 0 passed; 1 failed\nSummary [ 1s] 1 test run: 0 passed, \
+                        1 failed, 0 skipped";
+        assert_eq!(tally(repeated), (0, 1, 0));
         assert_eq!(tally("Summary [ 0.1s] 2/9 tests run: 2 passed, 0 skipped"), (2, 0, 0));
     }
 
