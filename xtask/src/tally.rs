@@ -119,8 +119,8 @@ mod tests {
         let text = "     Summary [   0.1s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, \
                     3 skipped";
         assert_eq!(tally(text), (7, 2, 3));
-        let repeated = "    test result: FAILED. 0 passed; 1 failed\nSummary [ 1s] 1 test run: 0 passed, \
-                        1 failed, 0 skipped";
+        let repeated = "    test result: FAILED. 0 passed; 1 failed\n\
+                        Summary [ 1s] 1 test run: 0 passed, 1 failed, 0 skipped";
         assert_eq!(tally(repeated), (0, 1, 0));
         assert_eq!(tally("Summary [ 0.1s] 2/9 tests run: 2 passed, 0 skipped"), (2, 0, 0));
     }

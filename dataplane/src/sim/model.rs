@@ -271,7 +271,8 @@ impl Model {
             self.note(version);
             let block = &mut self.blocks[index as usize];
             block.remember(self.now, "read", version);
-            // What was seen stays, unless something newer comes. Zeroes may be older than they look.
+            // What was seen stays, unless something newer comes. Zeroes may be older than they
+            // look.
             if version != 0
                 && let Some(at) = block.maybe.iter().rposition(|&maybe| maybe == version)
                 && block.committed != version
