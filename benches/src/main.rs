@@ -1,21 +1,30 @@
-//! Measurements: micro benchmarks of the parts, load on a running target, comparisons.
+//! Measurements: load on a running target, and the suite that compares.
 
+mod allocations;
 mod initiator;
 mod load;
+mod plot;
+mod suite;
 
 use anyhow::Result;
 use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;
 
 /// Measures Basalt.
 #[derive(Parser)]
 enum Command {
     /// Loads an NVMe/TCP namespace and prints what was measured as JSON.
     Load(load::Load),
+    /// Runs a node and every cell of the table; writes JSON and an image.
+    Suite(suite::Suite),
 }
 
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Load(load) => println!("{}", serde_json::to_string(&load::run(&load)?)?),
+        Command::Suite(suite) => suite::run(&suite)?,
     }
     Ok(())
 }
