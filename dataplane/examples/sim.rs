@@ -6,6 +6,7 @@
 use dataplane::sim::Stage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const ORDINARY: u64 = 200;
 
@@ -17,27 +18,41 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (mut passed, mut failed) = (0, 0);
+    // Worlds know nothing of each other: each thread takes the next seed.
+    let next = AtomicU64::new(first);
+    let failed = AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count as usize);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| run_worlds(&next, first + count, &failed));
+        }
+    });
+    let failed = failed.load(Ordering::Relaxed);
+    println!("{} passed, {failed} failed, 0 skipped", count - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs one world after another until `end`.
+fn run_worlds(next: &AtomicU64, end: u64, failed: &AtomicU64) {
     let mut stage = Stage::default();
-    for seed in first..first + count {
+    loop {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return;
+        }
         match catch_unwind(AssertUnwindSafe(|| stage.run(seed))) {
-            Ok(report) => {
-                passed += 1;
-                println!(
-                    "seed {seed}: {} commands, {} reconnects, {} crashes, trace {:016x}",
-                    report.commands, report.reconnects, report.crashes, report.trace
-                );
-            }
+            Ok(report) => println!(
+                "seed {seed}: {} commands, {} reconnects, {} crashes, trace {:016x}",
+                report.commands, report.reconnects, report.crashes, report.trace
+            ),
             Err(_) => {
-                failed += 1;
+                failed.fetch_add(1, Ordering::Relaxed);
                 println!("seed {seed}: FAILED; `cargo xtask sim --seed {seed}` repeats it");
                 // A broken world may have left buffers in use.
                 stage = Stage::default();
             }
         }
     }
-    println!("{passed} passed, {failed} failed, 0 skipped");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// First seed and number of seeds.
