@@ -10,10 +10,10 @@ const MARGIN: f64 = 50.0;
 const SERIES: [(Pattern, &str); 2] =
     [(Pattern::RandRead, "#1f6feb"), (Pattern::RandWrite, "#d1480f")];
 
-/// Two panels: thousands of 4 KiB commands a second, and median latency, both on the disk in memory.
+/// Two panels: thousands of 4 KiB commands a second, and median latency, on the disk in memory.
 pub(crate) fn throughput(cells: &[Cell]) -> String {
-    let cells: Vec<&Cell> =
-        cells.iter().filter(|cell| cell.disk == "ram" && cell.measured.size == 4096).collect();
+    let is_small = |cell: &&Cell| cell.disk == "ram" && cell.measured.size == 4096;
+    let cells: Vec<&Cell> = cells.iter().filter(is_small).collect();
     let mut svg = String::new();
     let (width, height) = (2.0 * (WIDTH + 2.0 * MARGIN), HEIGHT + 2.0 * MARGIN);
     let _ = write!(

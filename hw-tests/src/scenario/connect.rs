@@ -58,7 +58,7 @@ pub(crate) fn identify(bed: &mut Bed) -> Result<Outcome> {
          nvme smart-log $c
          nvme error-log $c -e 4
          nvme fw-log $c
-         nvme effects-log $c --csi=0
+         nvme effects-log $c
          nvme changed-ns-list-log $c
          nvme get-feature $c -f 7
          nvme get-feature $c -f 0xb

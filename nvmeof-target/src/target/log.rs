@@ -8,7 +8,7 @@ use super::feature::{DISCOVERY_FEATURES, FEATURES, is_namespace_specific};
 use super::subsystem::Subsystem;
 use crate::io::TRANSFER_MAX;
 use storage_spec::nvme::command::{Command, NvmOpcode};
-use storage_spec::nvme::identify::NSID_ALL;
+use storage_spec::nvme::identify::{COMMAND_SET_NVM, COMMAND_SET_ZONED, NSID_ALL};
 use storage_spec::nvme::log::{
     ANA_GROUPS_ONLY, ANA_OPTIMIZED, AnaGroup, AnaHeader, CommandEffects, CriticalWarning,
     EffectsLog, ErrorEntry, FeatureEffects, FirmwareLog, HealthLog, LogDword10, LogDword11,
@@ -90,6 +90,7 @@ struct Request {
     offset: u64,
     len: usize,
     namespace_id: u32,
+    command_set: u8,
 }
 
 impl Target {
@@ -144,7 +145,7 @@ impl Target {
                 log.as_bytes().to_vec()
             }
             LogPage::ChangedNamespaces => controller.events.changed_list(),
-            LogPage::Effects => command_effects(),
+            LogPage::Effects => command_effects(request.command_set),
             LogPage::FeatureEffects => feature_effects(controller.kind),
             LogPage::ManagementEffects => vec![0; 4096],
             _ => return Err(Status::INVALID_LOG_PAGE.dnr()),
@@ -162,11 +163,15 @@ impl Request {
         let dwords_z = u32::from_le_bytes([low_0, low_1, high_0, high_1]);
         let len = (u64::from(dwords_z) + 1) * 4;
         let offset = command_offset(command);
+        // nvme-cli asks for the effects of zoned commands wherever there may be command sets: that
+        // there are none is an answer, an error would make it show nothing at all.
+        let is_other_effects = LogPage(dword_10.page()) == LogPage::Effects
+            && dword_14.command_set() == COMMAND_SET_ZONED;
         let acceptable = len <= TRANSFER_MAX as u64
             && offset.is_multiple_of(4)
             && !dword_14.offset_by_index()
             && dword_14.uuid_index() == 0
-            && dword_14.command_set() == 0;
+            && (dword_14.command_set() == COMMAND_SET_NVM || is_other_effects);
         if !acceptable {
             return Err(Status::INVALID_FIELD.dnr());
         }
@@ -177,6 +182,7 @@ impl Request {
             offset,
             len: len as usize,
             namespace_id: command.namespace_id.get(),
+            command_set: dword_14.command_set(),
         })
     }
 }
@@ -273,14 +279,16 @@ const NVM_COMMANDS: [(NvmOpcode, bool); 9] = [
     (NvmOpcode::Copy, true),
 ];
 
-fn command_effects() -> Vec<u8> {
+/// Effects of the admin commands, and of the I/O commands of one command set.
+fn command_effects(command_set: u8) -> Vec<u8> {
     let mut log = EffectsLog::new_zeroed();
     let supported = CommandEffects::new().with_supported(true);
     for opcode in ADMIN_OPCODES {
         let effects = supported.with_scope_controller(true);
         log.admin[usize::from(opcode.0)] = U32::new(effects.into());
     }
-    for (opcode, changes) in NVM_COMMANDS {
+    let commands = if command_set == COMMAND_SET_NVM { &NVM_COMMANDS[..] } else { &[] };
+    for &(opcode, changes) in commands {
         let effects = supported.with_scope_namespace(true).with_changes_blocks(changes);
         log.io[usize::from(opcode.0)] = U32::new(effects.into());
     }

@@ -645,6 +645,8 @@ pub const DESCRIPTOR_CSI: u8 = 4;
 
 /// Command set identifier of the NVM command set.
 pub const COMMAND_SET_NVM: u8 = 0;
+/// Zoned namespaces.
+pub const COMMAND_SET_ZONED: u8 = 2;
 
 /// Namespace id that means all of them.
 pub const NSID_ALL: u32 = 0xFFFF_FFFF;
