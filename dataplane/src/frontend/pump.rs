@@ -264,6 +264,11 @@ impl Frontend {
             self.mark_dirty(index);
             return;
         }
+        if connection.moving.is_some() {
+            // What is left to read is for the core that it goes to.
+            self.mark_dirty(index);
+            return;
+        }
         let mut door = around(index, s);
         if connection.protocol.starved() {
             connection.protocol.resume(door.around.now, &mut door);
@@ -271,16 +276,7 @@ impl Frontend {
         let now = door.around.now;
         unread.start += connection.protocol.receive(now, &staging[unread.clone()], &mut door);
         let is_consumed = unread.start == unread.end;
-        while let Some(event) = connection.protocol.take_event() {
-            if let Some((slot, reply)) = ask(connection.id, event, s) {
-                if let (Some(role), Some(control)) = (&reply.role, s.control.as_deref_mut()) {
-                    let here = s.out.links().core();
-                    let core = control.place(connection.id, role);
-                    connection.moving = (core != here).then_some(core);
-                }
-                connection.protocol.reply(slot, reply);
-            }
-        }
+        put_events(connection, s);
         if connection.protocol.is_over() {
             connection.state = State::Draining;
         } else if is_consumed && connection.moving.is_none() {
@@ -301,8 +297,8 @@ impl Frontend {
         let connection = self.connection(index);
         let holds =
             matches!(&connection.input, Input::Held { unread, .. } if unread.start < unread.end);
-        let is_waiting =
-            connection.state == State::Open && (connection.protocol.starved() || holds);
+        let is_served = connection.state == State::Open && connection.moving.is_none();
+        let is_waiting = is_served && (connection.protocol.starved() || holds);
         if is_waiting && !std::mem::replace(&mut connection.is_stalled, true) {
             self.stalled.push(index);
         }
@@ -315,8 +311,9 @@ impl Frontend {
         if matches!(entry.connection.input, Input::Held { .. }) {
             return self.advance(index, s);
         }
-        if entry.connection.state == State::Open {
+        if entry.connection.state == State::Open && entry.connection.moving.is_none() {
             entry.connection.protocol.resume(s.now, &mut around(index, s));
+            put_events(&mut entry.connection, s);
         }
         self.note_starved(index);
         self.mark_dirty(index);
@@ -347,6 +344,7 @@ impl Frontend {
         let has_output = connection.protocol.wants_transmit();
         if let Some(core) = connection.moving
             && connection.is_socket_idle()
+            && connection.protocol.outstanding() == 0
             && !has_output
         {
             self.hand_over(index, core, s);
@@ -358,7 +356,11 @@ impl Frontend {
 
     fn hand_over<O: Post>(&mut self, index: u32, core: u16, s: &mut Surrounding<'_, O>) {
         let Entry { mut connection, socket } = self.take(index);
+        assert_eq!(connection.protocol.outstanding(), 0, "requests come back to their core");
         connection.moving = None;
+        // The lists are this core's; the other has its own.
+        connection.is_dirty = false;
+        connection.is_stalled = false;
         let socket = s.net.release(socket);
         let control = s.control.as_deref_mut().expect("only the control core hands over");
         control.moved(connection.id, core);
@@ -449,6 +451,20 @@ fn send<O: Post>(entry: &mut Entry, s: &mut Surrounding<'_, O>) {
         Gathered::Overflowed => {
             connection.parts = Some(Vec::new());
             connection.state = State::Draining;
+        }
+    }
+}
+
+/// Puts the connection's events to the target; learns where the connection is to be served.
+fn put_events<O: Post>(connection: &mut Connection, s: &mut Surrounding<'_, O>) {
+    while let Some(event) = connection.protocol.take_event() {
+        if let Some((slot, reply)) = ask(connection.id, event, s) {
+            if let (Some(role), Some(control)) = (&reply.role, s.control.as_deref_mut()) {
+                let here = s.out.links().core();
+                let core = control.place(connection.id, role);
+                connection.moving = (core != here).then_some(core);
+            }
+            connection.protocol.reply(slot, reply);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::model::{Kind, Model, Operation};
 use super::network::Network;
 use nvmeof_target::io::Now;
 use nvmeof_target::testing::{Finished, Host, HostConfig, Transfer, command};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use storage_spec::fabrics::{
     CONTROLLER_ID_DYNAMIC, FabricsType, PROPERTY_CC, PROPERTY_CSTS, PropertyCommand,
@@ -18,6 +18,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 const CC_ENABLE: u64 = 0x0046_0001;
 /// How long a host waits before it connects again.
 const RECONNECT_DELAY: Now = Now::from_millis(20);
+/// Commands behind a Connect: more than a connection takes before it is a queue.
+const EARLY_READS: usize = 12;
 /// Dataset Management: deallocate, in dword 11.
 const DSM_DEALLOCATE: u32 = 4;
 
@@ -29,6 +31,8 @@ pub(super) struct HostSettings {
     pub(super) subsystem: String,
     pub(super) queues: u16,
     pub(super) depth: usize,
+    /// Does not await the answer to an I/O queue's Connect before it sends commands.
+    pub(super) reads_early: bool,
     pub(super) config: HostConfig,
 }
 
@@ -39,6 +43,8 @@ struct Queue {
     progress: Progress,
     /// What each command does to the model.
     operations: BTreeMap<u16, Operation>,
+    /// Reads that were sent right behind the Connect; they may fail.
+    early: BTreeSet<u16>,
 }
 
 /// How far a queue is.
@@ -104,7 +110,7 @@ impl SimHost {
     /// Whether no command is outstanding.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Working)
-            && self.queues.iter().all(|queue| queue.operations.is_empty())
+            && self.queues.iter().all(|q| q.operations.is_empty() && q.early.is_empty())
     }
 
     /// Where it stands, for the message of a failure.
@@ -124,7 +130,7 @@ impl SimHost {
         if !self.receive(network) {
             return self.give_up(now, network, model);
         }
-        if !self.step(network) {
+        if !self.step(network, model) {
             return self.give_up(now, network, model);
         }
         self.finish_operations(model);
@@ -159,8 +165,13 @@ impl SimHost {
     fn open(&mut self, network: &Network) -> bool {
         let Some(stream) = network.connect(self.settings.address) else { return false };
         let host = Host::new(self.settings.config);
-        let (progress, operations) = (Progress::Initializing, BTreeMap::new());
-        self.queues.push(Queue { stream, host, progress, operations });
+        self.queues.push(Queue {
+            stream,
+            host,
+            progress: Progress::Initializing,
+            operations: BTreeMap::new(),
+            early: BTreeSet::new(),
+        });
         true
     }
 
@@ -195,8 +206,8 @@ impl SimHost {
     }
 
     /// Brings the set-up forward; `false` if the target refused.
-    fn step(&mut self, network: &Network) -> bool {
-        if !self.connect_queues() {
+    fn step(&mut self, network: &Network, model: &Model) -> bool {
+        if !self.connect_queues(model) {
             return false;
         }
         let is_connected = self.queues.iter().all(|q| q.progress == Progress::Connected);
@@ -220,7 +231,7 @@ impl SimHost {
     }
 
     /// Brings every queue's Connect forward.
-    fn connect_queues(&mut self) -> bool {
+    fn connect_queues(&mut self, model: &Model) -> bool {
         let name = self.host_nqn();
         for (number, queue) in self.queues.iter_mut().enumerate() {
             match queue.progress {
@@ -230,6 +241,13 @@ impl SimHost {
                     let subsystem = &self.settings.subsystem;
                     let id = queue.host.connect(number as u16, controller, subsystem, &name);
                     queue.progress = Progress::Connecting(id);
+                    if number > 0 && self.settings.reads_early {
+                        let len = 1 << model.block_shift();
+                        queue.early.extend((0..EARLY_READS).map(|_| {
+                            let read = command(NvmOpcode::Read, model.namespace(), 0, 1);
+                            queue.host.submit(read, Transfer::Read(len))
+                        }));
+                    }
                 }
                 Progress::Connecting(id) => {
                     let Some(finished) = queue.host.finished(id) else { continue };
@@ -279,6 +297,9 @@ impl SimHost {
         }
         for queue in &mut self.queues[1..] {
             while let Some((id, finished)) = queue.host.any_finished() {
+                if queue.early.remove(&id) {
+                    continue;
+                }
                 let operation = queue.operations.remove(&id).expect("a command of ours");
                 if finished.status.is_success() {
                     self.succeeded += 1;

@@ -402,6 +402,7 @@ fn host(number: u64, random: &mut Random) -> SimHost {
         subsystem: NQN.into(),
         queues: 1 + random.below(3) as u16,
         depth: usize::from(config.entries - 1).min(1 + random.below(16) as usize),
+        reads_early: random.chance(50),
         config,
     };
     SimHost::new(settings, random.next_u64())
