@@ -93,7 +93,8 @@ pub struct PortId(pub u16);
 pub struct TargetConfig {
     /// Firmware revision, ASCII, cut to 8 characters.
     pub firmware: String,
-    /// Most controllers with namespaces at once; as many discovery controllers come on top.
+    /// Most controllers with namespaces at once; as many discovery controllers come on top. One
+    /// host gets at most a quarter of either, or 8 if that is more.
     pub controllers_max: usize,
     /// Most I/O queues of a controller.
     pub io_queues_max: u16,
@@ -105,6 +106,16 @@ pub struct TargetConfig {
     /// another at each start, so that a restarted node does not reuse those of its former life at
     /// once.
     pub seed: u64,
+}
+
+/// Controllers that every host may have, however few there are in all.
+const CONTROLLERS_OF_HOST_MIN: usize = 8;
+
+impl TargetConfig {
+    /// Most controllers of one kind that one host has at once, so that it leaves some to others.
+    pub(super) fn controllers_of_host_max(&self) -> usize {
+        (self.controllers_max / 4).max(CONTROLLERS_OF_HOST_MIN)
+    }
 }
 
 impl Default for TargetConfig {

@@ -100,9 +100,14 @@ impl Target {
         if request.data.controller_id.get() != CONTROLLER_ID_DYNAMIC {
             return Err(bad_data(offset_of!(ConnectData, controller_id)).dnr());
         }
-        let count = self.controllers.values().filter(|other| other.kind == kind).count();
+        let (mut count, mut of_host) = (0, 0);
+        for other in self.controllers.values().filter(|other| other.kind == kind) {
+            count += 1;
+            of_host += usize::from(other.host == request.host);
+        }
         let busy = Refusal(Status::CONNECT_CONTROLLER_BUSY, 0);
-        if count >= self.config.controllers_max {
+        if count >= self.config.controllers_max || of_host >= self.config.controllers_of_host_max()
+        {
             return Err(busy);
         }
         let id = self.take_controller_id(&request.subsystem).ok_or(busy)?;

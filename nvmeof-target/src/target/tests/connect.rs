@@ -135,6 +135,24 @@ fn controllers_are_limited_and_their_ids_not_reused_quickly() {
 }
 
 #[test]
+fn one_host_leaves_controllers_to_others() {
+    let mut bench = Bench::with(TargetConfig { controllers_max: 40, ..Default::default() });
+    for connection in 0..10 {
+        bench.admin_queue(connection, HOST);
+        bench.discovery_queue(100 + connection, HOST);
+    }
+    for subsystem in [SUBSYSTEM, Nqn::discovery().as_str()] {
+        let reply = bench.connect(200, HOST, subsystem);
+        assert_eq!(status(&reply), Status::CONNECT_CONTROLLER_BUSY);
+    }
+    bench.admin_queue(200, OTHER_HOST);
+    bench.discovery_queue(201, OTHER_HOST);
+    // Given back, it may be had again.
+    bench.target.closed(bench.now, ConnectionId(0));
+    bench.admin_queue(0, HOST);
+}
+
+#[test]
 fn hosts_that_are_not_allowed_may_try_again() {
     let mut bench = Bench::new();
     bench.target.set_allow_any(&nqn(SUBSYSTEM), false).unwrap();

@@ -301,9 +301,12 @@ fn many_controllers_and_namespaces() {
     }
     assert_eq!(bench.target.free_namespace_id(&subsystem), None);
     for controller in 0..128 {
-        let id = bench.admin_queue(controller * 10, HOST);
+        // One host cannot have them all.
+        let host = format!("nqn.2026-11.example:host-{}", controller / 32);
+        let id = bench.admin_queue(controller * 10, &host);
         for queue in 1..=4 {
-            bench.io_queue(controller * 10 + u64::from(queue), id, queue);
+            let reply = bench.connect_io_of(&host, controller * 10 + u64::from(queue), id, queue);
+            assert_eq!(status(&reply), Status::SUCCESS);
         }
     }
     bench.target.resize_namespace(&subsystem, NamespaceId(1024), 4096).unwrap();

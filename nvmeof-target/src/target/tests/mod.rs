@@ -147,7 +147,11 @@ impl Bench {
     }
 
     fn connect_io(&mut self, connection: u64, controller: u16, queue: u16) -> Reply {
-        let data = connect_data(controller, HOST, SUBSYSTEM);
+        self.connect_io_of(HOST, connection, controller, queue)
+    }
+
+    fn connect_io_of(&mut self, host: &str, connection: u64, controller: u16, queue: u16) -> Reply {
+        let data = connect_data(controller, host, SUBSYSTEM);
         self.send(connection, connect(queue, 127, 0), data).expect("at once")
     }
 
