@@ -448,10 +448,6 @@ fn send<O: Post>(entry: &mut Entry, s: &mut Surrounding<'_, O>) {
     match gather.finish() {
         Gathered::Send(tx) => s.net.send(entry.socket, tx),
         Gathered::Nothing(parts) => connection.parts = Some(parts),
-        Gathered::Overflowed => {
-            connection.parts = Some(Vec::new());
-            connection.state = State::Draining;
-        }
     }
 }
 

@@ -2,38 +2,32 @@
 
 use crate::dma::{Buf, PAGE, Pool};
 use crate::net::{Tx, TxPart};
-use nvmeof_target::io::TxSink;
+use nvmeof_target::io::{PDU_BYTES_COPIED_MAX, TxSink};
 use std::ops::Range;
 
 /// Bytes of headers in one send.
 const HEADS_MAX: usize = 4 * PAGE;
-/// Room that one PDU's headers and digests may need.
-const PDU_HEAD_MAX: usize = 256;
 /// Pieces in one send.
 const PARTS_MAX: usize = 512;
 
 /// A send under construction.
-pub(super) struct Gather<'a> {
-    pool: &'a Pool,
+pub(super) struct Gather {
     tx: Tx,
     used: usize,
-    /// Bytes of a large answer that found no buffer: the connection cannot go on.
-    overflowed: bool,
 }
 
-impl<'a> Gather<'a> {
-    /// An empty send that reuses the parts of the last. `None` when there is no buffer now.
-    pub(super) fn new(pool: &'a Pool, mut parts: Vec<TxPart>) -> Result<Self, Vec<TxPart>> {
+impl Gather {
+    /// An empty send that reuses the parts of the last, which come back when there is no buffer
+    /// now.
+    pub(super) fn new(pool: &Pool, mut parts: Vec<TxPart>) -> Result<Self, Vec<TxPart>> {
         parts.clear();
         let Some(heads) = pool.alloc(HEADS_MAX) else { return Err(parts) };
-        Ok(Self { pool, tx: Tx { heads, parts }, used: 0, overflowed: false })
+        Ok(Self { tx: Tx { heads, parts }, used: 0 })
     }
 
-    /// What was gathered; `None` if nothing was, with the parts for the next time.
+    /// What was gathered.
     pub(super) fn finish(self) -> Gathered {
-        if self.overflowed {
-            Gathered::Overflowed
-        } else if self.tx.parts.is_empty() {
+        if self.tx.parts.is_empty() {
             Gathered::Nothing(self.tx.parts)
         } else {
             Gathered::Send(self.tx)
@@ -45,22 +39,18 @@ impl<'a> Gather<'a> {
 pub(super) enum Gathered {
     /// Something to send.
     Send(Tx),
-    /// Nothing to send.
+    /// Nothing to send; the parts for the next time.
     Nothing(Vec<TxPart>),
-    /// No buffer for an answer already begun: the stream is broken.
-    Overflowed,
 }
 
-impl TxSink<Buf> for Gather<'_> {
+impl TxSink<Buf> for Gather {
     fn has_room(&self) -> bool {
-        self.used + PDU_HEAD_MAX <= HEADS_MAX && self.tx.parts.len() + 4 <= PARTS_MAX
+        self.used + PDU_BYTES_COPIED_MAX <= HEADS_MAX && self.tx.parts.len() + 4 <= PARTS_MAX
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
         let end = self.used + bytes.len();
-        if end > HEADS_MAX {
-            return self.large(bytes);
-        }
+        assert!(end <= HEADS_MAX, "a PDU is given only when there is room for it");
         self.tx.heads[self.used..end].copy_from_slice(bytes);
         match self.tx.parts.last_mut() {
             Some(TxPart::Head(range)) if range.end as usize == self.used => {
@@ -73,19 +63,6 @@ impl TxSink<Buf> for Gather<'_> {
 
     fn data(&mut self, buf: Buf, range: Range<usize>) {
         self.tx.parts.push(TxPart::Data(buf.freeze().slice(range.start, range.len())));
-    }
-}
-
-impl Gather<'_> {
-    /// An answer that is larger than what is left of the headers' buffer.
-    fn large(&mut self, bytes: &[u8]) {
-        match self.pool.alloc(bytes.len()) {
-            Some(mut buf) => {
-                buf.copy_from_slice(bytes);
-                self.tx.parts.push(TxPart::Data(buf.freeze()));
-            }
-            None => self.overflowed = true,
-        }
     }
 }
 
@@ -104,7 +81,6 @@ mod tests {
         buf.fill(9);
         gather.data(buf, 512..1024);
         gather.bytes(b"three");
-        gather.bytes(&[5; HEADS_MAX]);
         let Gathered::Send(tx) = gather.finish() else { panic!("there is something to send") };
         let sent: Vec<u8> = tx
             .parts
@@ -114,8 +90,22 @@ mod tests {
                 TxPart::Data(slice) => slice.to_vec(),
             })
             .collect();
-        let expected = [b"onetwo".as_slice(), &[9; 512], b"three", &[5; HEADS_MAX]].concat();
+        let expected = [b"onetwo".as_slice(), &[9; 512], b"three"].concat();
         assert_eq!(sent, expected);
-        assert_eq!(tx.parts.len(), 4);
+        assert_eq!(tx.parts.len(), 3);
+    }
+
+    #[test]
+    fn where_there_is_room_the_largest_pdu_fits() {
+        let pool = Arena::new(1 << 21, 1).unwrap().pool(0);
+        let mut gather = Gather::new(&pool, Vec::new()).ok().unwrap();
+        let held = pool.available();
+        let mut given = 0;
+        while gather.has_room() {
+            gather.bytes(&[5; PDU_BYTES_COPIED_MAX]);
+            given += 1;
+        }
+        assert!(given > 1);
+        assert_eq!(pool.available(), held, "headers are in one buffer");
     }
 }
