@@ -144,6 +144,12 @@ pub trait Surroundings {
         self.alloc(len)
     }
 
+    /// As [`Surroundings::alloc`], for a buffer that is then held until the host has taken what was
+    /// read into it. Surroundings may keep a part of their memory out of these too.
+    fn alloc_for_read(&mut self, len: usize) -> Option<Self::Buf> {
+        self.alloc(len)
+    }
+
     /// Starts a request. Its completion is delivered later, never from within this call.
     fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Self::Buf>);
 }

@@ -1,9 +1,10 @@
 //! Taking a command in: which state the connection must be in for it, its plan, its slot, and the
 //! rules of fused pairs.
 
+use super::execute::charge;
 use super::plan::{Movement, Plan, plan_event, plan_nvm};
 use super::slots::{Kind, State};
-use super::{Connection, Fused, Phase, TOUCH_INTERVAL};
+use super::{Connection, Fused, Phase, REPLIES_MAX, TOUCH_INTERVAL};
 use crate::io::{Buffer, Now, Surroundings};
 use storage_spec::crc32c::BLOCK;
 use storage_spec::nvme::command::{Command, FABRICS_OPCODE, FUSE_FIRST, FUSE_NONE, FUSE_SECOND};
@@ -36,20 +37,29 @@ impl<B: Buffer> Connection<B> {
         } else {
             self.plan(command, capsule_len)
         };
-        let mut buf = None;
-        if let Ok(plan) = &planned
-            && plan.movement == Movement::InCapsule
-            && plan.kind != Kind::Event
-        {
-            buf = around.alloc(plan.buffer_len());
-            if buf.is_none() {
-                self.counters.buffer_waits += 1;
-                return None;
+        let (mut buf, mut held, mut owed) = (None, 0, 0);
+        if let Ok(plan) = &planned {
+            if plan.kind == Kind::Event && plan.movement == Movement::ToHost {
+                owed = plan.transfer;
+                let all = self.slots.owed();
+                if all > 0 && all + owed as usize > REPLIES_MAX {
+                    return None;
+                }
+            } else if plan.kind != Kind::Event && plan.movement == Movement::InCapsule {
+                held = charge(plan.kind, plan.buffer_len());
+                let is_allowed = self.may_hold(held, false);
+                buf = is_allowed.then(|| around.alloc(plan.buffer_len())).flatten();
+                if buf.is_none() {
+                    self.counters.buffer_waits += 1;
+                    return None;
+                }
             }
         }
         self.counters.aborted += u64::from(abort);
         self.note_arrival(now, command);
         let slot = self.slots.take(command_id, !is_conflict);
+        self.slots.charge(slot, held);
+        self.slots.owe(slot, owed);
         let fuse = command.command_flags().fuse();
         if fuse != FUSE_NONE || self.fused != Fused::None {
             planned = self.fuse(slot, fuse, planned);

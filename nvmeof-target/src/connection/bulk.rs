@@ -14,7 +14,7 @@ use storage_spec::nvme::status::Status;
 use zerocopy::FromBytes;
 
 /// Bytes copied at a time.
-const PIECE_MAX: u64 = 256 << 10;
+pub(super) const PIECE_MAX: u64 = 256 << 10;
 
 impl<B: Buffer> Connection<B> {
     pub(super) fn start_dataset<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {

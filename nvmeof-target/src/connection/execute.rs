@@ -1,5 +1,6 @@
 //! From a command's data being here to its response.
 
+use super::bulk::PIECE_MAX;
 use super::slots::{Kind, NONE, State};
 use super::{Connection, Fused};
 use crate::io::{BlockError, BlockRequest, BlockResult, Buffer, Surroundings, Ticket};
@@ -49,10 +50,13 @@ impl<B: Buffer> Connection<B> {
         let entry = &self.slots[slot];
         let (offset, len, volume) = (entry.offset, entry.transfer, entry.volume);
         let buffer_len = (usize::from(entry.head) + len as usize).next_multiple_of(BLOCK);
-        let Some(buf) = around.alloc(buffer_len) else {
+        let charge = charge(Kind::Read, buffer_len);
+        let is_allowed = self.may_hold(charge, false);
+        let Some(buf) = is_allowed.then(|| around.alloc_for_read(buffer_len)).flatten() else {
             self.wait_for_buffer(slot);
             return false;
         };
+        self.slots.charge(slot, charge);
         let ticket = self.slots.ticket(slot);
         around.submit(ticket, volume, BlockRequest::Read { offset, len, buf });
         true
@@ -60,16 +64,20 @@ impl<B: Buffer> Connection<B> {
 
     /// Allocates for data of the host and asks for them; false if there is no buffer now.
     pub(super) fn fetch<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) -> bool {
-        let entry = &mut self.slots[slot];
+        let entry = &self.slots[slot];
         if entry.kind != Kind::Event {
             let len = (usize::from(entry.head) + entry.transfer as usize).next_multiple_of(BLOCK);
-            entry.buf = around.alloc_for_host_data(len);
-            if entry.buf.is_none() {
+            let charge = charge(entry.kind, len);
+            let is_allowed = self.may_hold(charge, true);
+            let buf = is_allowed.then(|| around.alloc_for_host_data(len)).flatten();
+            if buf.is_none() {
                 self.wait_for_buffer(slot);
                 return false;
             }
+            self.slots[slot].buf = buf;
+            self.slots.charge(slot, charge);
         }
-        entry.state = State::R2tQueued;
+        self.slots[slot].state = State::R2tQueued;
         self.sender.queue(slot);
         true
     }
@@ -270,6 +278,18 @@ impl<B: Buffer> Connection<B> {
             entry.buf = None;
         }
         self.sender.queue(slot);
+    }
+}
+
+/// What a command is charged with that needs a buffer of `len` bytes, which are given in powers of
+/// two, and others of its kind's that it will need.
+pub(super) fn charge(kind: Kind, len: usize) -> usize {
+    let own = len.next_power_of_two().max(BLOCK);
+    match kind {
+        // What is there is read into another of that size.
+        Kind::Compare => 2 * own,
+        Kind::Copy => own + PIECE_MAX as usize,
+        _ => own,
     }
 }
 

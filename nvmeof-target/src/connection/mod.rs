@@ -65,6 +65,13 @@ const SLOTS_BEFORE_CONNECT: u16 = 4;
 /// How long a host has to close after a terminate request (TCP transport section 3.5).
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long data that the host owes may make no progress.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Most bytes of replies of the target that a connection holds or has asked for: beyond, commands
+/// wait until some are sent. One command is always served.
+const REPLIES_MAX: usize = 2 << 20;
+
 /// How exactly Traffic Based Keep Alive sees traffic: the shared time is written no more often.
 const TOUCH_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -83,6 +90,9 @@ pub struct Config {
     pub icreq_timeout: Duration,
     /// Time from the ICReq to a Connect that is accepted.
     pub connect_timeout: Duration,
+    /// Most bytes of buffers that the connection's commands hold, those whose data are being sent
+    /// included; one command is always served. At least two of the largest transfers.
+    pub buffers_max: usize,
 }
 
 impl Default for Config {
@@ -94,6 +104,7 @@ impl Default for Config {
             h2c_data_max: TRANSFER_MAX as u32,
             icreq_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(30),
+            buffers_max: usize::MAX,
         }
     }
 }
@@ -147,6 +158,12 @@ pub struct Connection<B> {
     /// When the association was last told of traffic.
     touched: Option<Now>,
     deadline: Option<Now>,
+    /// Bytes of buffers given to the sink and not known to be sent.
+    in_sink: usize,
+    /// Commands in `AwaitingData`.
+    awaiting_data: u32,
+    /// When the data that are awaited last made progress, and how far they were.
+    data_seen: Option<(Now, u64)>,
     counters: Counters,
 }
 
@@ -173,6 +190,9 @@ impl<B: Buffer> Connection<B> {
             sq_head: 0,
             touched: None,
             deadline: Some(now + config.icreq_timeout),
+            in_sink: 0,
+            awaiting_data: 0,
+            data_seen: None,
             counters: Counters::default(),
         }
     }
@@ -206,6 +226,44 @@ impl<B: Buffer> Connection<B> {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             self.end();
         }
+    }
+
+    /// Whether data of the host are awaited, which [`Connection::watch`] does not do for ever.
+    #[must_use]
+    pub fn awaits_data(&self) -> bool {
+        self.awaiting_data > 0 || self.receiver.is_amid_data()
+    }
+
+    /// To be called now and then: ends the connection if the host owes data and has sent none for
+    /// 30 s, since the buffers for them are kept from others.
+    pub fn watch(&mut self, now: Now) {
+        if !self.awaits_data() {
+            self.data_seen = None;
+            return;
+        }
+        let received = self.receiver.received();
+        match self.data_seen {
+            Some((since, seen)) if seen == received => {
+                if now >= since + PROGRESS_TIMEOUT {
+                    self.end();
+                }
+            }
+            _ => self.data_seen = Some((now, received)),
+        }
+    }
+
+    /// Everything that was given to the sink has been sent: its buffers are free.
+    pub fn sent(&mut self) {
+        self.in_sink = 0;
+    }
+
+    /// Whether a command may have `bytes` more of buffers. Those that then wait for the host's data
+    /// leave a quarter to others: what the host has to send can stand behind them in the stream.
+    fn may_hold(&self, bytes: usize, for_host_data: bool) -> bool {
+        let max = self.config.buffers_max;
+        let max = if for_host_data { max - max / 4 } else { max };
+        let held = self.slots.held() + self.in_sink;
+        held == 0 || held + bytes <= max
     }
 
     /// Whether the socket is to be closed now. While a terminate request waits to be sent, and for
@@ -357,6 +415,7 @@ impl<B: Buffer> Connection<B> {
         self.waiting.clear();
         self.events.clear();
         self.fused = Fused::None;
+        self.awaiting_data = 0;
         for slot in 0..self.slots.len() as u16 {
             if !matches!(self.slots[slot].state, State::Free | State::Submitted) {
                 self.slots.release(slot);

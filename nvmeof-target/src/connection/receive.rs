@@ -70,6 +70,8 @@ pub(super) struct Receiver {
     digest_have: usize,
     /// Whether the buffer is with the socket.
     is_landing: bool,
+    /// Bytes of data that have come.
+    received: u64,
 }
 
 impl Receiver {
@@ -90,6 +92,7 @@ impl Receiver {
             digest: [0; DIGEST_LEN],
             digest_have: 0,
             is_landing: false,
+            received: 0,
         }
     }
 
@@ -108,6 +111,16 @@ impl Receiver {
             .expect("the length is that of the structure");
         self.abort = pdu.command.command_id.get() == command_id;
         self.abort
+    }
+
+    /// Whether a part of some data has come, or only their header.
+    pub(super) fn is_amid_data(&self) -> bool {
+        matches!(self.stage, Stage::Padding | Stage::Data | Stage::Digest)
+    }
+
+    /// Bytes of data that have come since the start.
+    pub(super) fn received(&self) -> u64 {
+        self.received
     }
 
     fn expect_header(&mut self) {
@@ -434,6 +447,7 @@ impl<B: Buffer> Connection<B> {
         let receiver = &mut self.receiver;
         let from = receiver.at + (receiver.len - receiver.left) as usize;
         receiver.left -= count;
+        receiver.received += u64::from(count);
         let entry = &mut self.slots[receiver.slot];
         if receiver.target != Target::Nowhere {
             entry.moved += count;
@@ -507,6 +521,7 @@ impl<B: Buffer> Connection<B> {
         if is_refused {
             self.respond(slot);
         } else if entry.moved == entry.transfer {
+            self.awaiting_data -= u32::from(entry.state == State::AwaitingData);
             self.data_complete(slot, around);
         }
     }

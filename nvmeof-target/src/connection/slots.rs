@@ -128,6 +128,10 @@ pub(super) struct Entry<B> {
     /// The submission queue entry of an [`Kind::Event`] until it is given away.
     pub(super) event: Option<Box<[u8; 64]>>,
     pub(super) progress: Progress,
+    /// Bytes of buffers that the command is charged with until it ends.
+    held: u32,
+    /// Bytes of reply that it may bring.
+    owed: u32,
 }
 
 impl<B> Entry<B> {
@@ -154,6 +158,8 @@ impl<B> Entry<B> {
             bytes: Vec::new(),
             event: None,
             progress: Progress::default(),
+            held: 0,
+            owed: 0,
         }
     }
 }
@@ -167,11 +173,21 @@ pub(super) struct Slots<B> {
     buckets: Vec<u16>,
     free: u16,
     submitted: u32,
+    /// Sums over all slots of the same in [`Entry`].
+    held: usize,
+    owed: usize,
 }
 
 impl<B> Slots<B> {
     pub(super) fn new(count: u16) -> Self {
-        let mut this = Self { entries: Vec::new(), buckets: vec![], free: NONE, submitted: 0 };
+        let mut this = Self {
+            entries: Vec::new(),
+            buckets: vec![],
+            free: NONE,
+            submitted: 0,
+            held: 0,
+            owed: 0,
+        };
         this.grow(count);
         this
     }
@@ -245,6 +261,7 @@ impl<B> Slots<B> {
         let free = self.free;
         let entry = &mut self[slot];
         assert!(entry.state != State::Free && entry.state != State::Submitted);
+        let (held, owed) = (core::mem::take(&mut entry.held), core::mem::take(&mut entry.owed));
         entry.state = State::Free;
         entry.indexed = false;
         entry.buf = None;
@@ -254,6 +271,37 @@ impl<B> Slots<B> {
         }
         entry.next = free;
         self.free = slot;
+        self.held -= held as usize;
+        self.owed -= owed as usize;
+    }
+
+    /// Bytes of buffers that all commands are charged with.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Charges a command with buffers.
+    pub(super) fn charge(&mut self, slot: u16, bytes: usize) {
+        self.held += bytes;
+        self[slot].held += bytes as u32;
+    }
+
+    /// Charges the command with them no more; how many they are.
+    pub(super) fn discharge(&mut self, slot: u16) -> usize {
+        let bytes = core::mem::take(&mut self[slot].held) as usize;
+        self.held -= bytes;
+        bytes
+    }
+
+    /// Bytes of reply that all commands may bring.
+    pub(super) fn owed(&self) -> usize {
+        self.owed
+    }
+
+    /// Notes the most that the reply to a command may be.
+    pub(super) fn owe(&mut self, slot: u16, bytes: u32) {
+        self.owed += bytes as usize;
+        self[slot].owed += bytes;
     }
 
     /// Marks a slot submitted and names the request.

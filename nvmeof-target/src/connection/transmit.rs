@@ -135,6 +135,7 @@ impl<B: Buffer> Connection<B> {
         match entry.state {
             State::R2tQueued if entry.status.is_success() => {
                 entry.state = State::AwaitingData;
+                self.awaiting_data += 1;
                 self.sender.queue.pop_front();
                 self.emit_r2t(slot, sink);
             }
@@ -181,6 +182,7 @@ impl<B: Buffer> Connection<B> {
             self.counters.digest_second_pass += u64::from(digest.second_pass);
             digest.crc
         });
+        self.in_sink += self.slots.discharge(slot);
         sink.data(buf, run);
         if let Some(crc) = crc {
             sink.bytes(&crc.to_le_bytes());

@@ -143,6 +143,7 @@ impl Link {
     pub fn collect(&mut self) -> bool {
         let mut wire = Wire::new(self.wire_room);
         self.connection.transmit(&mut wire);
+        self.connection.sent();
         self.host.input(&wire.bytes);
         !wire.bytes.is_empty()
     }

@@ -3,6 +3,7 @@
 mod fused;
 mod nvm;
 mod protocol;
+mod quota;
 mod random;
 
 use crate::connection::Config;

@@ -52,7 +52,9 @@ impl Player {
         namespaces.iter_mut().for_each(|namespace| namespace.capacity = size as u64);
         let memory = Memory::new(&[size, size]);
         let oracle = [memory.volumes[0].clone(), memory.volumes[1].clone()];
-        let mut link = Link::connected(host, Config::default(), memory, &namespaces, 1);
+        let buffers_max = if bit() { 256 << 10 } else { usize::MAX };
+        let config = Config { buffers_max, ..Config::default() };
+        let mut link = Link::connected(host, config, memory, &namespaces, 1);
         link.hold_blocks = true;
         Self { link, dice, oracle, busy: [[false; REGIONS]; 2], flight: BTreeMap::new() }
     }
