@@ -121,7 +121,14 @@ impl Arena {
         free[TOP_ORDER].extend((0..tops).rev().map(|top| first + (top << TOP_ORDER)));
         let pages = self.pages_per_pool;
         let free = RefCell::new(free);
-        Pool { inner: self.inner, pool: core as u8, free, pages, free_pages: Cell::new(pages) }
+        Pool {
+            inner: self.inner,
+            pool: core as u8,
+            free,
+            pages,
+            free_pages: Cell::new(pages),
+            may_merge: Cell::new(false),
+        }
     }
 
     /// Makes the arena as new, for another life of a simulated node: its pools are gone, and so
@@ -167,6 +174,8 @@ pub struct Pool {
     free: RefCell<[Vec<u32>; ORDERS]>,
     pages: u32,
     free_pages: Cell<u32>,
+    /// Whether anything came back since the free blocks were last merged.
+    may_merge: Cell<bool>,
 }
 
 impl Pool {
@@ -182,6 +191,9 @@ impl Pool {
             None => {
                 self.take_returns(&mut free);
                 free[order].pop().or_else(|| split(&mut free, order)).or_else(|| {
+                    if !self.may_merge.replace(false) {
+                        return None;
+                    }
                     merge_all(&mut free);
                     split(&mut free, order)
                 })?
@@ -200,13 +212,29 @@ impl Pool {
         self.free_pages.get() as usize * PAGE
     }
 
+    /// Bytes in all.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.pages as usize * PAGE
+    }
+
     /// Whether less than a quarter is free.
     #[must_use]
     pub fn is_low(&self) -> bool {
-        let is_low = || self.free_pages.get() < self.pages / 4;
-        is_low() && {
+        self.has_less_than(self.pages / 4)
+    }
+
+    /// Whether less than a sixteenth is free.
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        self.has_less_than(self.pages / 16)
+    }
+
+    fn has_less_than(&self, pages: u32) -> bool {
+        let is_less = || self.free_pages.get() < pages;
+        is_less() && {
             self.take_returns(&mut self.free.borrow_mut());
-            is_low()
+            is_less()
         }
     }
 
@@ -214,6 +242,7 @@ impl Pool {
         let returns = &self.inner.returns[usize::from(self.pool)];
         while let Some(root) = returns.pop() {
             free[usize::from(root.order)].push(root.page);
+            self.may_merge.set(true);
             self.free_pages.set(self.free_pages.get() + (1 << root.order));
         }
     }
