@@ -129,9 +129,9 @@ impl Core {
         let (seats, shards) = shards.into_iter().unzip();
         Self {
             net,
-            pool,
             frontend,
-            requests: Requests::new(links.core()),
+            requests: Requests::new(links.core(), &pool),
+            pool,
             routes: Routes::default(),
             paths: Paths { shards, links },
             control,

@@ -15,6 +15,10 @@ const STRIDE_MAX: u64 = 16 << 20;
 /// Largest piece of a verify in bytes: what a shard reads into memory at once.
 const VERIFY_STRIDE_MAX: u64 = 1 << 20;
 
+/// Bytes of the buffer that is kept for compares: a transfer that begins within a page, as pools
+/// give it.
+const SPARE: usize = 2 << 20;
+
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin {
@@ -84,19 +88,26 @@ pub(crate) struct Requests {
     outcomes: VecDeque<Outcome>,
     /// Compares that wait for a buffer.
     starved: VecDeque<u32>,
+    /// What a compare reads into when the pool has nothing: its other buffer is from there too, so
+    /// that compares that all wait would wait for ever.
+    spare: Option<Buf>,
+    /// The compare that has it.
+    spare_user: Option<u32>,
 }
 
 const PART_BITS: u32 = 1;
 const SLOT_BITS: u32 = 32;
 
 impl Requests {
-    pub(crate) fn new(core: u16) -> Self {
+    pub(crate) fn new(core: u16, pool: &Pool) -> Self {
         Self {
             core,
             slots: Vec::new(),
             free: Vec::new(),
             outcomes: VecDeque::new(),
             starved: VecDeque::new(),
+            spare: pool.alloc(SPARE),
+            spare_user: None,
         }
     }
 
@@ -232,15 +243,28 @@ impl Requests {
         let slot = self.slot(index);
         let pad = slot.next as usize % PAGE;
         let volume = slot.volume;
-        let Some(buf) = around.pool.alloc(pad + slot.len as usize) else { return false };
+        let len = pad + slot.len as usize;
+        let Some(buf) = around.pool.alloc(len).or_else(|| self.take_spare(index, len)) else {
+            return false;
+        };
+        if self.spare.is_none() && self.spare_user.is_none() && !around.pool.is_low() {
+            self.spare = around.pool.alloc(SPARE);
+        }
         match around.routes.get(volume) {
             Some(route) => self.send_reads(index, buf, route, around.out),
             None => {
-                slot.failure = Some(BlockError::VolumeGone);
+                self.slot(index).failure = Some(BlockError::VolumeGone);
                 self.finish(index, around.now, around.routes);
             }
         }
         true
+    }
+
+    fn take_spare(&mut self, index: u32, len: usize) -> Option<Buf> {
+        let mut buf = self.spare.take()?;
+        buf.set_len(len);
+        self.spare_user = Some(index);
+        Some(buf)
     }
 
     fn send_reads(&mut self, index: u32, mut buf: Buf, route: &Route, out: &mut impl Outbound) {
@@ -321,11 +345,16 @@ impl Requests {
                 super::add(&route.stats.errors, 1);
             }
         }
+        let had_spare = self.spare_user.take_if(|user| *user == index).is_some();
         let result = match (slot.failure, slot.kind) {
             (Some(failure), _) => BlockResult::Failed(failure),
             (None, Kind::Read(parts)) => BlockResult::Done(Some(join(parts))),
             (None, Kind::Compare { expected, parts }) => {
-                compare(&expected, &join(parts), slot.end - slot.len, slot.len as usize)
+                let found = join(parts);
+                let result = compare(&expected, &found, slot.end - slot.len, slot.len as usize);
+                // That of a compare that failed is lost; another is taken with the next.
+                self.spare = self.spare.take().or(had_spare.then_some(found));
+                result
             }
             (None, _) => BlockResult::Done(None),
         };
@@ -414,5 +443,67 @@ fn block_error(error: store::Error, slot: &Slot, part: usize) -> BlockError {
             let offset = chunk * store::CHUNK + u64::from(block) * PAGE as u64;
             BlockError::Media { offset: offset.max(start) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Arena;
+    use crate::store::VolumeId;
+    use crate::volume::VolumeStats;
+    use std::sync::Arc;
+
+    /// Shards that keep what they are sent.
+    #[derive(Default)]
+    struct Kept(Vec<Piece>);
+
+    impl Outbound for Kept {
+        fn dispatch(&mut self, _: ShardAddress, piece: Piece) {
+            self.0.push(piece);
+        }
+    }
+
+    /// Compares at both sides of a chunk's end, in an empty pool.
+    #[test]
+    fn compares_go_on_when_the_pool_is_empty() {
+        let pool = Arena::new(4 << 20, 1).unwrap().pool(0);
+        let mut requests = Requests::new(0, &pool);
+        let mut routes = Routes::default();
+        let shards: Arc<[ShardAddress]> =
+            (0..1).map(|shard| ShardAddress { core: 0, shard }).collect();
+        let stats = Arc::new(VolumeStats::new());
+        routes.set(VolumeIndex(0), Some(Route { volume: VolumeId(1), shards, stats }));
+        let mut out = Kept::default();
+        let len = 1 << 20;
+        let buffers: Vec<_> = std::iter::from_fn(|| pool.alloc(len)).collect();
+        let count = buffers.len() as u32;
+        assert_eq!(count, 2, "one half of the pool is the spare buffer's");
+        let mut around = Around { now: Now::ZERO, routes: &routes, pool: &pool, out: &mut out };
+        for (number, mut expected) in (0..).zip(buffers) {
+            expected.fill(7);
+            let origin = Origin { connection: 0, ticket: Ticket(number) };
+            let offset = store::CHUNK - PAGE as u64;
+            let request = BlockRequest::Compare { offset, len: len as u32, expected };
+            requests.submit(origin, VolumeIndex(0), request, &mut around);
+        }
+        for number in 0..count {
+            requests.retry(&mut around);
+            let pieces = std::mem::take(&mut around.out.0);
+            assert_eq!(pieces.len(), 2, "one compare at a time, in two pieces");
+            for Piece { tag, request } in pieces {
+                let Request::Read { mut buf, .. } = request else { panic!("a compare reads") };
+                buf.fill(7);
+                requests.complete(Completion { tag, result: Ok(Some(buf)) }, &mut around);
+            }
+            let outcome = requests.take_outcome().expect("the compare has ended");
+            assert_eq!(outcome.origin.ticket, Ticket(number));
+            assert!(matches!(outcome.result, BlockResult::Done(None)));
+            // Nothing comes back to the pool meanwhile.
+            while let Some(buf) = pool.alloc(PAGE) {
+                std::mem::forget(buf);
+            }
+        }
+        assert_eq!(requests.in_flight(), 0);
     }
 }
