@@ -1,7 +1,7 @@
 //! The connections of one core.
 
-use super::connection::{Connection, Input, STAGING, State};
-use super::transmit::{Gather, Gathered};
+use super::connection::{Connection, Input, STAGING_FIRST, State};
+use super::transmit::{Gather, Gathered, Reserve};
 use crate::core::{Adopted, Links, Message};
 use crate::dma::{Buf, Pool};
 use crate::net::{Event as NetEvent, ListenerId, Net, Rx, SocketId};
@@ -9,12 +9,17 @@ use crate::node::Control;
 use crate::volume::{Around, Origin, Outbound, Outcome, Requests, Routes};
 use hashbrown::HashMap;
 use nvmeof_target::connection as protocol;
-use nvmeof_target::io::{BlockRequest, Now, Surroundings, Ticket, VolumeIndex};
+use nvmeof_target::io::{BlockRequest, Now, Surroundings, TRANSFER_MAX, Ticket, VolumeIndex};
 use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
 use std::net::SocketAddr;
 
 /// How often connections are asked for deadlines that have passed.
 pub(crate) const DEADLINE_PERIOD: Now = Now::from_millis(100);
+/// How often connections that wait for buffers are looked at when nothing else happens: those that
+/// other cores return say nothing.
+const RETRY_PERIOD: Now = Now::from_millis(1);
+/// Part of its core's buffers that one connection may hold.
+const POOL_SHARE: usize = 8;
 
 /// What the frontend needs of its core for one step.
 pub(crate) struct Surrounding<'a, O> {
@@ -44,6 +49,8 @@ pub(crate) struct Frontend {
     dirty: Vec<u32>,
     stalled: Vec<u32>,
     next_deadlines: Now,
+    next_retry: Now,
+    heads: Reserve,
     gone: FrontendCounters,
     config: protocol::Config,
 }
@@ -102,9 +109,12 @@ impl Frontend {
                 let connection = self.connection(index);
                 tx.parts.clear();
                 connection.parts = Some(tx.parts);
+                connection.sending_since = None;
+                connection.protocol.sent();
                 if result.is_err() {
                     connection.state = State::Draining;
                 }
+                self.heads.give(tx.heads);
                 self.mark_dirty(index);
             }
         }
@@ -133,7 +143,8 @@ impl Frontend {
         if let Some(&index) = self.by_id.get(&id) {
             let connection = self.connection(index);
             if connection.state == State::Open {
-                connection.state = State::Draining;
+                let is_answered = connection.protocol.outstanding() == 0;
+                connection.state = if is_answered { State::Closing } else { State::Draining };
             }
             self.mark_dirty(index);
         }
@@ -162,22 +173,27 @@ impl Frontend {
     /// Takes over a connection from the control core.
     pub(crate) fn adopt<O: Post>(&mut self, adopted: Adopted, s: &mut Surrounding<'_, O>) {
         let socket = s.net.adopt(adopted.socket);
-        let index = self.insert(adopted.connection, socket);
+        let index = self.insert(adopted.connection, socket, s.pool);
         self.advance(index, s);
     }
 
     /// Once a turn: input that waited for buffers, deadlines, then output. Returns whether anything
     /// moved.
     pub(crate) fn flush<O: Post>(&mut self, s: &mut Surrounding<'_, O>) -> bool {
-        for index in std::mem::take(&mut self.stalled) {
-            self.resume(index, s);
+        let mut stalled = std::mem::take(&mut self.stalled);
+        let mut moved = false;
+        for index in stalled.drain(..) {
+            moved |= self.resume(index, s);
         }
+        stalled.append(&mut self.stalled);
+        self.stalled = stalled;
+        self.next_retry = s.now + RETRY_PERIOD;
         if s.now >= self.next_deadlines {
             self.next_deadlines = s.now + DEADLINE_PERIOD;
             self.check_deadlines(s.now);
         }
         let mut dirty = std::mem::take(&mut self.dirty);
-        let moved = !dirty.is_empty();
+        moved |= !dirty.is_empty();
         for index in dirty.drain(..) {
             self.settle(index, s);
         }
@@ -189,11 +205,17 @@ impl Frontend {
 
     /// When [`Frontend::flush`] has something to do by itself.
     pub(crate) fn deadline(&self) -> Option<Now> {
-        if !self.stalled.is_empty() || !self.dirty.is_empty() {
+        if !self.dirty.is_empty() {
             return Some(Now::ZERO);
         }
-        let waiting = |entry: &Entry| entry.connection.protocol.deadline().is_some();
-        self.entries.iter().flatten().any(waiting).then_some(self.next_deadlines)
+        let is_watched = |entry: &Entry| {
+            let Connection { protocol, .. } = &entry.connection;
+            entry.connection.is_sending() || protocol.awaits_data() || protocol.deadline().is_some()
+        };
+        let any_watched = self.entries.iter().flatten().any(is_watched);
+        let watch = any_watched.then_some(self.next_deadlines);
+        let retry = (!self.stalled.is_empty()).then_some(self.next_retry);
+        watch.into_iter().chain(retry).min()
     }
 
     /// Sum of the counters of connections, those gone included.
@@ -217,15 +239,18 @@ impl Frontend {
             s.net.close(socket);
             return;
         };
-        let Some(staging) = s.pool.alloc(STAGING) else {
+        let staging = if s.pool.is_scarce() { None } else { s.pool.alloc(STAGING_FIRST) };
+        let Some(staging) = staging else {
             control.closed(s.now, id);
             s.net.close(socket);
             return;
         };
-        let protocol = protocol::Connection::new(id, self.config, s.now);
+        let buffers_max = (s.pool.size() / POOL_SHARE).max(4 * TRANSFER_MAX);
+        let config = protocol::Config { buffers_max, ..self.config };
+        let protocol = protocol::Connection::new(id, config, s.now);
         let mut connection = Connection::new(id, protocol);
         connection.input = Input::Held { staging, unread: 0..0 };
-        let index = self.insert(connection, socket);
+        let index = self.insert(connection, socket, s.pool);
         self.advance(index, s);
     }
 
@@ -242,7 +267,9 @@ impl Frontend {
         if let Some((buf, range)) = rx.landing {
             let landed = received.min(range.len());
             received -= landed;
-            connection.protocol.landed(buf, range, landed, &mut around(index, s));
+            if connection.state == State::Open {
+                connection.protocol.landed(buf, range, landed, &mut around(index, s));
+            }
         }
         if is_over {
             connection.input = Input::Ended;
@@ -285,11 +312,12 @@ impl Frontend {
             else {
                 unreachable!("looked at above")
             };
+            let staging = grown(staging, connection.staging_len(), s.pool);
             let landing = connection.protocol.take_landing();
             s.net.receive(entry.socket, Rx { landing, staging });
         }
         self.note_starved(index);
-        self.mark_dirty(index);
+        self.mark_due(index);
     }
 
     /// Has a connection that waits for buffers or slots looked at again next turn.
@@ -299,13 +327,19 @@ impl Frontend {
             matches!(&connection.input, Input::Held { unread, .. } if unread.start < unread.end);
         let is_served = connection.state == State::Open && connection.moving.is_none();
         let is_waiting = is_served && (connection.protocol.starved() || holds);
-        if is_waiting && !std::mem::replace(&mut connection.is_stalled, true) {
-            self.stalled.push(index);
+        if is_waiting {
+            self.mark_stalled(index);
         }
     }
 
-    /// Goes on with a connection that waited.
-    fn resume<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
+    /// Goes on with a connection that waited; whether it submitted anything.
+    fn resume<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) -> bool {
+        let before = self.connection(index).protocol.outstanding();
+        self.go_on(index, s);
+        self.connection(index).protocol.outstanding() != before
+    }
+
+    fn go_on<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
         let entry = self.entries[index as usize].as_mut().expect("stalled while it is open");
         entry.connection.is_stalled = false;
         if matches!(entry.connection.input, Input::Held { .. }) {
@@ -316,7 +350,7 @@ impl Frontend {
             put_events(&mut entry.connection, s);
         }
         self.note_starved(index);
-        self.mark_dirty(index);
+        self.mark_due(index);
     }
 
     /// Sends what the connection has to say, and brings its end forward.
@@ -324,10 +358,12 @@ impl Frontend {
         let entry = self.entries[index as usize].as_mut().expect("settled while it is open");
         entry.connection.is_dirty = false;
         if entry.connection.state != State::Draining {
-            send(entry, s);
+            send(entry, &mut self.heads, s);
         }
         let connection = &mut entry.connection;
-        if connection.protocol.is_over() {
+        let has_output = connection.protocol.wants_transmit();
+        let is_said = !has_output && !connection.is_sending();
+        if connection.protocol.is_over() || (connection.state == State::Closing && is_said) {
             connection.state = State::Draining;
         }
         if connection.state == State::Draining {
@@ -341,7 +377,6 @@ impl Frontend {
             }
             return;
         }
-        let has_output = connection.protocol.wants_transmit();
         if let Some(core) = connection.moving
             && connection.is_socket_idle()
             && connection.protocol.outstanding() == 0
@@ -349,8 +384,8 @@ impl Frontend {
         {
             self.hand_over(index, core, s);
         } else if has_output && !connection.is_sending() {
-            // No buffer for its headers: again next turn.
-            self.mark_dirty(index);
+            // No buffer for its headers.
+            self.mark_stalled(index);
         }
     }
 
@@ -382,15 +417,23 @@ impl Frontend {
     fn check_deadlines(&mut self, now: Now) {
         for index in 0..self.entries.len() as u32 {
             let Some(entry) = &mut self.entries[index as usize] else { continue };
-            let protocol = &mut entry.connection.protocol;
-            if protocol.deadline().is_some_and(|deadline| deadline <= now) {
-                protocol.on_deadline(now);
-                self.mark_dirty(index);
+            let connection = &mut entry.connection;
+            if connection.state == State::Draining {
+                continue;
             }
+            connection.protocol.on_deadline(now);
+            connection.protocol.watch(now);
+            if connection.is_send_stuck(now) {
+                connection.state = State::Draining;
+            }
+            self.mark_due(index);
         }
     }
 
-    fn insert(&mut self, connection: Connection, socket: SocketId) -> u32 {
+    fn insert(&mut self, connection: Connection, socket: SocketId, pool: &Pool) -> u32 {
+        if self.entries.is_empty() {
+            self.heads.fill(pool);
+        }
         let id = connection.id;
         let entry = Some(Entry { connection, socket });
         let index = match self.free.pop() {
@@ -423,6 +466,18 @@ impl Frontend {
         &mut entry.expect("events come while the connection is open").connection
     }
 
+    fn mark_stalled(&mut self, index: u32) {
+        if !std::mem::replace(&mut self.connection(index).is_stalled, true) {
+            self.stalled.push(index);
+        }
+    }
+
+    fn mark_due(&mut self, index: u32) {
+        if self.connection(index).is_due() {
+            self.mark_dirty(index);
+        }
+    }
+
     fn mark_dirty(&mut self, index: u32) {
         if !std::mem::replace(&mut self.connection(index).is_dirty, true) {
             self.dirty.push(index);
@@ -431,13 +486,13 @@ impl Frontend {
 }
 
 /// Starts a send if there is something to say and none is outstanding.
-fn send<O: Post>(entry: &mut Entry, s: &mut Surrounding<'_, O>) {
+fn send<O: Post>(entry: &mut Entry, reserve: &mut Reserve, s: &mut Surrounding<'_, O>) {
     let connection = &mut entry.connection;
     if !connection.protocol.wants_transmit() {
         return;
     }
     let Some(parts) = connection.parts.take() else { return };
-    let mut gather = match Gather::new(s.pool, parts) {
+    let mut gather = match Gather::new(s.pool, reserve, parts) {
         Ok(gather) => gather,
         Err(parts) => {
             connection.parts = Some(parts);
@@ -449,6 +504,15 @@ fn send<O: Post>(entry: &mut Entry, s: &mut Surrounding<'_, O>) {
         Gathered::Send(tx) => s.net.send(entry.socket, tx),
         Gathered::Nothing(parts) => connection.parts = Some(parts),
     }
+}
+
+/// A staging buffer of `wanted` bytes if the pool can spare one, else the one that there is. What
+/// it holds is lost.
+fn grown(staging: Buf, wanted: usize, pool: &Pool) -> Buf {
+    if staging.len() >= wanted || pool.is_low() {
+        return staging;
+    }
+    pool.alloc(wanted).unwrap_or(staging)
 }
 
 /// Puts the connection's events to the target; learns where the connection is to be served.
@@ -509,6 +573,12 @@ impl<O: Outbound> Surroundings for Door<'_, O> {
         // What hosts still have to fill must not take the buffers that let others go on.
         let pool = self.around.pool;
         if pool.is_low() { None } else { pool.alloc(len) }
+    }
+
+    fn alloc_for_read(&mut self, len: usize) -> Option<Buf> {
+        // Nor what hosts still have to take.
+        let pool = self.around.pool;
+        if pool.is_scarce() { None } else { pool.alloc(len) }
     }
 
     fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Buf>) {

@@ -7,8 +7,33 @@ use std::ops::Range;
 
 /// Bytes of headers in one send.
 const HEADS_MAX: usize = 4 * PAGE;
+/// Buffers for headers in reserve.
+const RESERVE_MAX: usize = 8;
 /// Pieces in one send.
 const PARTS_MAX: usize = 512;
+
+/// Buffers for headers that are kept for when the pool has none, so that answers go out and the
+/// buffers of their commands come back.
+#[derive(Default)]
+pub(super) struct Reserve(Vec<Buf>);
+
+impl Reserve {
+    /// Takes buffers up to the full number, if there are any.
+    pub(super) fn fill(&mut self, pool: &Pool) {
+        while self.0.len() < RESERVE_MAX
+            && let Some(heads) = pool.alloc(HEADS_MAX)
+        {
+            self.0.push(heads);
+        }
+    }
+
+    /// Takes back the headers of a send.
+    pub(super) fn give(&mut self, heads: Buf) {
+        if self.0.len() < RESERVE_MAX {
+            self.0.push(heads);
+        }
+    }
+}
 
 /// A send under construction.
 pub(super) struct Gather {
@@ -19,9 +44,15 @@ pub(super) struct Gather {
 impl Gather {
     /// An empty send that reuses the parts of the last, which come back when there is no buffer
     /// now.
-    pub(super) fn new(pool: &Pool, mut parts: Vec<TxPart>) -> Result<Self, Vec<TxPart>> {
+    pub(super) fn new(
+        pool: &Pool,
+        reserve: &mut Reserve,
+        mut parts: Vec<TxPart>,
+    ) -> Result<Self, Vec<TxPart>> {
         parts.clear();
-        let Some(heads) = pool.alloc(HEADS_MAX) else { return Err(parts) };
+        let Some(heads) = pool.alloc(HEADS_MAX).or_else(|| reserve.0.pop()) else {
+            return Err(parts);
+        };
         Ok(Self { tx: Tx { heads, parts }, used: 0 })
     }
 
@@ -74,7 +105,7 @@ mod tests {
     #[test]
     fn adjacent_headers_are_one_part_and_data_keep_their_place() {
         let pool = Arena::new(1 << 21, 1).unwrap().pool(0);
-        let mut gather = Gather::new(&pool, Vec::new()).ok().unwrap();
+        let mut gather = Gather::new(&pool, &mut Reserve::default(), Vec::new()).ok().unwrap();
         gather.bytes(b"one");
         gather.bytes(b"two");
         let mut buf = pool.alloc(PAGE).unwrap();
@@ -98,7 +129,7 @@ mod tests {
     #[test]
     fn where_there_is_room_the_largest_pdu_fits() {
         let pool = Arena::new(1 << 21, 1).unwrap().pool(0);
-        let mut gather = Gather::new(&pool, Vec::new()).ok().unwrap();
+        let mut gather = Gather::new(&pool, &mut Reserve::default(), Vec::new()).ok().unwrap();
         let held = pool.available();
         let mut given = 0;
         while gather.has_room() {
@@ -107,5 +138,21 @@ mod tests {
         }
         assert!(given > 1);
         assert_eq!(pool.available(), held, "headers are in one buffer");
+    }
+    #[test]
+    fn an_empty_pool_leaves_headers_in_reserve() {
+        let pool = Arena::new(1 << 21, 1).unwrap().pool(0);
+        let mut reserve = Reserve::default();
+        reserve.fill(&pool);
+        let rest: Vec<_> = std::iter::from_fn(|| pool.alloc(PAGE)).collect();
+        let mut gathers: Vec<_> =
+            std::iter::from_fn(|| Gather::new(&pool, &mut reserve, Vec::new()).ok()).collect();
+        assert_eq!(gathers.len(), RESERVE_MAX);
+        let mut last = gathers.pop().unwrap();
+        last.bytes(b"x");
+        let Gathered::Send(tx) = last.finish() else { panic!("there is something to send") };
+        reserve.give(tx.heads);
+        assert!(Gather::new(&pool, &mut reserve, Vec::new()).is_ok());
+        drop(rest);
     }
 }

@@ -18,6 +18,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 const CC_ENABLE: u64 = 0x0046_0001;
 /// How long a host waits before it connects again.
 const RECONNECT_DELAY: Now = Now::from_millis(20);
+/// A host leaves in one of so many turns.
+const LEAVE_ODDS: u64 = 4000;
 /// Commands behind a Connect: more than a connection takes before it is a queue.
 const EARLY_READS: usize = 12;
 /// Dataset Management: deallocate, in dword 11.
@@ -71,10 +73,22 @@ enum Phase {
     Working,
 }
 
+/// How far a host is in closing one of its queues in good order, after which it begins again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Once nothing is outstanding.
+    Wanted,
+    /// The answer to this Disconnect is awaited.
+    Disconnecting(u16),
+    Answered,
+}
+
 /// A host.
 pub(super) struct SimHost {
     settings: HostSettings,
     phase: Phase,
+    leaving: Leaving,
     /// The admin queue first.
     queues: Vec<Queue>,
     /// Its controller, once connected.
@@ -91,6 +105,7 @@ impl SimHost {
         Self {
             settings,
             phase: Phase::Away(Now::ZERO),
+            leaving: Leaving::No,
             queues: Vec::new(),
             controller: 0,
             random: Random::new(seed),
@@ -110,6 +125,7 @@ impl SimHost {
     /// Whether no command is outstanding.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Working)
+            && self.leaving == Leaving::No
             && self.queues.iter().all(|q| q.operations.is_empty() && q.early.is_empty())
     }
 
@@ -134,8 +150,11 @@ impl SimHost {
             return self.give_up(now, network, model);
         }
         self.finish_operations(model);
-        if matches!(self.phase, Phase::Working) && may_start {
-            self.start_operations(model);
+        if matches!(self.phase, Phase::Working) {
+            if may_start {
+                self.start_operations(model);
+            }
+            self.leave(may_start);
         }
         if !self.send(network) {
             self.give_up(now, network, model);
@@ -181,6 +200,7 @@ impl SimHost {
             network.break_stream(queue.stream);
             queue.operations.into_values().for_each(|operation| model.unknown(operation));
         }
+        self.leaving = Leaving::No;
         self.reconnects += 1;
         self.phase = Phase::Away(now + RECONNECT_DELAY);
     }
@@ -189,7 +209,12 @@ impl SimHost {
         for queue in &mut self.queues {
             match network.host_receive(queue.stream) {
                 Some(bytes) => queue.host.input(&bytes),
-                None => return false,
+                None => {
+                    let is_answered = !matches!(self.leaving, Leaving::Disconnecting(_));
+                    let is_closed = network.is_closed_by_node(queue.stream);
+                    assert!(is_answered || !is_closed, "a Disconnect is answered before the close");
+                    return false;
+                }
             }
             if let Some(term) = queue.host.terminated() {
                 panic!("the target ended a well-behaved host's connection: {term:?}");
@@ -279,6 +304,9 @@ impl SimHost {
     }
 
     fn start_operations(&mut self, model: &mut Model) {
+        if self.leaving != Leaving::No {
+            return;
+        }
         let depth = self.settings.depth;
         for queue in &mut self.queues[1..] {
             while queue.operations.len() < depth && self.random.chance(70) {
@@ -291,6 +319,19 @@ impl SimHost {
         }
     }
 
+    /// Now and then, sends Disconnect on an I/O queue when nothing is outstanding.
+    fn leave(&mut self, may_start: bool) {
+        if may_start && self.leaving == Leaving::No && self.random.below(LEAVE_ODDS) == 0 {
+            self.leaving = Leaving::Wanted;
+        }
+        let is_quiet = self.queues.iter().all(|q| q.operations.is_empty() && q.early.is_empty());
+        if self.leaving == Leaving::Wanted && is_quiet {
+            let disconnect = property(FabricsType::Disconnect, 0, 0);
+            let id = self.queues[1].host.submit(disconnect, Transfer::None);
+            self.leaving = Leaving::Disconnecting(id);
+        }
+    }
+
     fn finish_operations(&mut self, model: &mut Model) {
         if !matches!(self.phase, Phase::Working) {
             return;
@@ -298,6 +339,11 @@ impl SimHost {
         for queue in &mut self.queues[1..] {
             while let Some((id, finished)) = queue.host.any_finished() {
                 if queue.early.remove(&id) {
+                    continue;
+                }
+                if self.leaving == Leaving::Disconnecting(id) {
+                    assert!(finished.status.is_success(), "{:?}", finished.status);
+                    self.leaving = Leaving::Answered;
                     continue;
                 }
                 let operation = queue.operations.remove(&id).expect("a command of ours");

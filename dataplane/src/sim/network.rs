@@ -157,6 +157,12 @@ impl Network {
         (!bytes.is_empty() || !is_over || found.to_host.held > 0).then_some(bytes)
     }
 
+    /// Whether the node closed the stream, which did not break.
+    pub(super) fn is_closed_by_node(&self, stream: u64) -> bool {
+        let state = self.0.borrow();
+        state.streams.get(&stream).is_some_and(|stream| stream.is_shut && !stream.is_broken)
+    }
+
     /// The stream breaks: what is under way is lost, both ends learn of it.
     pub(super) fn break_stream(&self, stream: u64) {
         if let Some(stream) = self.0.borrow_mut().streams.get_mut(&stream) {
