@@ -20,6 +20,8 @@ use super::{Completion, Disk, Error, Info, Op, Tag};
 use crate::uring::{FileDone, FileQueue, Ring};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A file or block device, or a part of one, on the ring of one core.
 pub struct KernelDisk {
@@ -27,7 +29,8 @@ pub struct KernelDisk {
     file: FileQueue,
     /// Ended without reaching the kernel, for the device has failed.
     refused: Vec<Completion>,
-    has_failed: bool,
+    /// Of the whole file: a flush that failed for one core may have lost what another wrote.
+    has_failed: Arc<AtomicBool>,
 }
 
 impl KernelDisk {
@@ -39,9 +42,9 @@ impl KernelDisk {
         Ok(KernelFile::open(path, options)?.attach(ring))
     }
 
-    fn new(info: Info, file: FileQueue) -> Self {
+    fn new(info: Info, file: FileQueue, has_failed: Arc<AtomicBool>) -> Self {
         let refused = Vec::with_capacity(info.queue_depth);
-        Self { info, file, refused, has_failed: false }
+        Self { info, file, refused, has_failed }
     }
 
     fn check(&self, op: &Op) {
@@ -66,8 +69,23 @@ impl KernelDisk {
             Op::Read { .. } => read_error(&error),
             _ => write_error(&error),
         });
-        self.has_failed |= matches!(result, Err(Error::Failed | Error::Removed));
+        // Deallocation is advice: nothing is lost where it is refused.
+        let is_failure = match result {
+            Err(Error::Removed) => true,
+            Err(Error::Failed) => !matches!(op, Op::Deallocate { .. }),
+            _ => false,
+        };
+        if is_failure {
+            self.has_failed.store(true, Ordering::SeqCst);
+        }
+        let is_read = matches!(op, Op::Read { .. });
+        let is_void = result.is_ok() && !is_read && self.has_failed();
+        let result = if is_void { Err(Error::Failed) } else { result };
         Completion { tag, op, result }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
     }
 }
 
@@ -80,7 +98,7 @@ impl Disk for KernelDisk {
         self.check(&op);
         assert!(self.in_flight() < self.info.queue_depth, "no more than the queue is deep");
         // What is on the medium can still be read, if it can.
-        if self.has_failed && !matches!(op, Op::Read { .. }) {
+        if self.has_failed() && !matches!(op, Op::Read { .. }) {
             self.refused.push(Completion { tag, op, result: Err(Error::Failed) });
         } else {
             self.file.submit(tag, op);

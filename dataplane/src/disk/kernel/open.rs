@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Largest transfer in bytes: a buffer of the arena is never larger.
@@ -108,7 +109,8 @@ pub enum OpenError {
 }
 
 /// A file or block device, open, locked, examined, on no ring yet. Clones and parts share the lock,
-/// which goes with the last of them.
+/// which goes with the last of them, and fail together: what one of them could not write or flush
+/// ends the writing of all until the file is opened anew.
 #[derive(Debug, Clone)]
 pub struct KernelFile {
     fd: Arc<OwnedFd>,
@@ -116,6 +118,7 @@ pub struct KernelFile {
     modes: FileModes,
     /// Where our part starts.
     base: u64,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl KernelFile {
@@ -145,7 +148,7 @@ impl KernelFile {
         if info.capacity == 0 {
             return Err(OpenError::Empty(path.to_owned()));
         }
-        Ok(Self { fd: Arc::new(fd), info, modes, base: 0 })
+        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed: Arc::default() })
     }
 
     /// What the disk is.
@@ -172,7 +175,7 @@ impl KernelFile {
     pub fn attach(&self, ring: &Ring) -> KernelDisk {
         let depth = self.info.queue_depth;
         let queue = FileQueue::new(ring, Arc::clone(&self.fd), self.base, self.modes, depth);
-        KernelDisk::new(self.info.clone(), queue)
+        KernelDisk::new(self.info.clone(), queue, Arc::clone(&self.has_failed))
     }
 }
 

@@ -227,6 +227,40 @@ fn a_disk_that_failed_a_write_is_not_written_again_but_read() {
     assert_eq!(execute(&mut disk, read).result, Ok(()));
 }
 
+/// What the kernel would say of an operation that failed.
+fn ended(op: Op, error: i32) -> FileDone {
+    FileDone { tag: 1, op, result: Err(io::Error::from_raw_os_error(error)) }
+}
+
+#[test]
+fn all_cores_of_a_disk_fail_together() {
+    let scratch = Scratch::new("together");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let pool = Arena::new(8 << 20, 1).unwrap().pool(0);
+    let file = open(&path).unwrap();
+    let mut first = SelfDriven::new(&file.part(0..SIZE / 2), ring());
+    let mut second = SelfDriven::new(&file.clone().part(SIZE / 2..SIZE), ring());
+    let freed = Op::Deallocate { offset: 0, len: 4096 };
+    assert_eq!(first.disk.finish(ended(freed, libc::EIO)).result, Err(Error::Failed));
+    assert_eq!(execute(&mut first, Op::Flush).result, Ok(()), "advice may be refused");
+    second.submit(1, write_op(&pool, 0, 4096));
+    assert_eq!(first.disk.finish(ended(Op::Flush, libc::EIO)).result, Err(Error::Failed));
+    let mut done = Vec::with_capacity(1);
+    while done.is_empty() {
+        second.poll(&mut done);
+    }
+    assert_eq!(done[0].result, Err(Error::Failed), "in flight when the other core's flush failed");
+    assert_eq!(execute(&mut second, Op::Flush).result, Err(Error::Failed));
+    let read = Op::Read { offset: 0, buf: pool.alloc(4096).unwrap() };
+    assert_eq!(execute(&mut second, read).result, Ok(()));
+    drop((first, second, file));
+    let mut anew = SelfDriven::new(&open(&path).unwrap(), ring());
+    assert_eq!(execute(&mut anew, Op::Flush).result, Ok(()));
+}
+
 /// The file below a loop device loses its second half: the device reports `EIO` there.
 #[test]
 fn unreadable_blocks_are_a_media_error_and_others_are_fine() {
