@@ -179,6 +179,11 @@ impl SimMedia {
         self.0.borrow_mut().unreadable.insert(byte / BLOCK as u64);
     }
 
+    /// Lets every block be read again: what failed was the way to it.
+    pub fn make_readable(&self) {
+        self.0.borrow_mut().unreadable.clear();
+    }
+
     /// Sets the faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;

@@ -137,6 +137,15 @@ struct Held {
     is_dirty: bool,
 }
 
+/// What a block's bytes say of a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Matches,
+    Differs,
+    /// The device cannot read it: it may be anything, so it counts as neither old nor new.
+    Unreadable,
+}
+
 /// The second reading, which carries out the records.
 pub(super) struct Redo<'a> {
     data: &'a Port<'a>,
@@ -261,7 +270,7 @@ impl<'a> Redo<'a> {
         let is_last_but_one = last.before == lsn && last.lsn > survey.completed_lsn;
         let is_wanted = match last.in_place {
             _ if last.lsn == lsn => true,
-            Some(newer) if is_last_but_one => !self.block_matches(at.slab, at.first, newer).await?,
+            Some(newer) if is_last_but_one => self.medium(at, newer).await? == Medium::Differs,
             _ => false,
         };
         let is_rotten = survey
@@ -274,7 +283,7 @@ impl<'a> Redo<'a> {
             return Ok(());
         }
         if is_rotten {
-            if !self.block_matches(at.slab, at.first, crc).await? {
+            if self.medium(at, crc).await? != Medium::Matches {
                 self.lose(at).await?;
             }
             return Ok(());
@@ -310,13 +319,17 @@ impl<'a> Redo<'a> {
             page.set_written(at.first, &[crc], at.tag);
             return Ok(());
         }
-        if self.block_matches(at.slab, at.first, crc).await? {
-            self.change(at.slab).await?.set_written(at.first, &[crc], at.tag);
-            return Ok(());
+        match self.medium(at, crc).await? {
+            Medium::Differs => {}
+            Medium::Unreadable => return self.lose(at).await,
+            Medium::Matches => {
+                self.change(at.slab).await?.set_written(at.first, &[crc], at.tag);
+                return Ok(());
+            }
         }
         let Some(before) = before else { return Ok(()) };
         let is_waiting = self.in_journal.contains(&block_number(at.slab, at.first));
-        if is_waiting || self.block_matches(at.slab, at.first, before).await? {
+        if is_waiting || self.medium(at, before).await? == Medium::Matches {
             return Ok(());
         }
         self.lose(at).await
@@ -328,11 +341,12 @@ impl<'a> Redo<'a> {
         Ok(())
     }
 
-    async fn block_matches(&self, slab: u32, block: u16, crc: u32) -> Result<bool, disk::Error> {
+    async fn medium(&self, at: Range, crc: u32) -> Result<Medium, disk::Error> {
         self.data.drain().await?;
-        match self.data.read(self.areas.data_offset(slab, block), BLOCK).await {
-            Ok(bytes) => Ok(page::matches(&bytes, crc)),
-            Err(disk::Error::Media) => Ok(false),
+        match self.data.read(self.areas.data_offset(at.slab, at.first), BLOCK).await {
+            Ok(bytes) if page::matches(&bytes, crc) => Ok(Medium::Matches),
+            Ok(_) => Ok(Medium::Differs),
+            Err(disk::Error::Media) => Ok(Medium::Unreadable),
             Err(error) => Err(error),
         }
     }

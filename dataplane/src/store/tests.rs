@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 mod crash;
 mod faults;
+mod media;
 mod plain;
 mod speed;
 

@@ -11,7 +11,7 @@ fn data_area(bench: &Bench) -> std::ops::Range<u64> {
     areas.data_offset(0, 0)..areas.data_offset(areas.slabs - 1, 511)
 }
 
-fn areas(bench: &Bench) -> layout::Areas {
+pub(super) fn areas(bench: &Bench) -> layout::Areas {
     let info = bench.disk().info().clone();
     let options = format_options(Mode::Intent, 64);
     layout::Layout::plan(&info, None, &options).unwrap().areas(0, 4711)
