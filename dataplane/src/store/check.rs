@@ -93,7 +93,14 @@ impl Check<'_> {
         for (slab, owner) in mapped {
             self.report.slabs += 1;
             let lost_before = redo.lost_pages.len();
-            let page = redo.page(slab).await?.clone();
+            let page = match redo.page(slab).await {
+                Err(MountError::PageUnreadable { .. }) => {
+                    let what = format!("{}: the metadata page cannot be read", place(owner));
+                    self.find(Some(areas.shard), true, what);
+                    continue;
+                }
+                other => other?.clone(),
+            };
             if redo.lost_pages.len() > lost_before {
                 let what = format!("{}: no copy of the metadata page", place(owner));
                 self.find(Some(areas.shard), true, what);

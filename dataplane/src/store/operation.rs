@@ -214,7 +214,7 @@ impl Shard {
         None
     }
 
-    fn attach(&mut self, at: u32, slot: u32) {
+    pub(super) fn attach(&mut self, at: u32, slot: u32) {
         let page = &mut self.cache.slots[slot as usize];
         let last = std::mem::replace(&mut page.tail, at);
         if last == NOTHING {

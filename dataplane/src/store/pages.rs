@@ -2,10 +2,14 @@
 
 use super::cache::{CLEAN, State};
 use super::device::{Class, What};
+use super::operation::Kind;
 use super::page::{Identity, Page};
+use super::request::block_of;
 use super::shard::Shard;
+use super::Error;
 use crate::disk::{self, WriteData};
 use crate::dma::Buf;
+use storage_spec::disk::SLAB_BLOCKS;
 
 /// Most page writes in flight.
 const WRITES_MAX: usize = 32;
@@ -32,7 +36,7 @@ impl Shard {
     }
 
     /// A page was read. It must be the very one that was written last: an older one means that the
-    /// disk lost a write.
+    /// disk lost a write. A page that the device cannot read may be good: it is left alone.
     pub(super) fn page_read(&mut self, slot: u32, buf: Buf, result: Result<(), disk::Error>) {
         let page = &self.cache.slots[slot as usize];
         let slab = page.slab;
@@ -47,18 +51,45 @@ impl Shard {
             return;
         }
         self.page_bufs.push(buf);
-        let page = read.map_or_else(
-            || {
-                self.counters.page_errors += 1;
-                self.tell(identity.owner.page_error());
-                Page::lost()
-            },
-            |(page, _)| page,
-        );
+        if read.is_none() {
+            self.counters.page_errors += 1;
+            self.tell(identity.owner.page_error());
+        }
+        match (read, result) {
+            (None, Err(error)) => self.page_unreadable(slot, error),
+            (read, _) => self.page_ready(slot, read.map_or_else(Page::lost, |(page, _)| page)),
+        }
+    }
+
+    fn page_ready(&mut self, slot: u32, page: Page) {
         let slot_state = &mut self.cache.slots[slot as usize];
         slot_state.page = page;
         slot_state.state = State::Ready;
         self.wakes.push(slot);
+    }
+
+    /// Fails what waits for a page, and forgets it: the next operation tries to read it again.
+    /// Giving the whole slab back does not need to know what it held.
+    fn page_unreadable(&mut self, slot: u32, error: disk::Error) {
+        let mut waiting = self.take_list(slot).into_iter();
+        self.cache.empty(slot);
+        for at in waiting.by_ref() {
+            let operation = &self.operations[at];
+            if operation.kind == Kind::Trim && usize::from(operation.count) == SLAB_BLOCKS {
+                // Clean, so that it is never written; whatever comes later waits for the end.
+                let slab = operation.slab;
+                self.cache.assign(slot, slab, State::Ready);
+                self.cache.slots[slot as usize].page = Page::lost();
+                self.attach(at, slot);
+                break;
+            }
+            let block = block_of(operation.owner, operation.first);
+            let is_media = error == disk::Error::Media;
+            self.finish(at, Err(if is_media { Error::Media { block } } else { Error::Failed }));
+        }
+        for at in waiting {
+            self.attach(at, slot);
+        }
     }
 
     /// Begins to write a dirty page to its other copy; `false` if that cannot be now.

@@ -220,9 +220,10 @@ impl<'a> Redo<'a> {
             Record::Unmap { owner, slab, generation } => {
                 self.tables.map.remove(owner, slab);
                 self.pages.remove(&slab);
-                // A write of the page may have been under way.
+                // One write of the page may have been under way, and one more have begun while the
+                // record waited.
                 let known = &mut self.tables.map.generations[slab as usize];
-                *known = (*known).max(generation + 1);
+                *known = (*known).max(generation.saturating_add(2));
             }
             Record::Put { key, value } => self.tables.catalogue.put(key, value),
             Record::Delete { key } => self.tables.catalogue.delete(key),
@@ -354,7 +355,11 @@ impl<'a> Redo<'a> {
     /// A slab begins anew; pages of its former lives do not count.
     async fn begin_life(&mut self, owner: Owner, slab: u32, before: u32) -> Result<(), MountError> {
         let mut generation = before;
-        for (_, found) in self.page_copies(owner, slab).await? {
+        let (copies, unreadable) = self.page_copies(owner, slab).await?;
+        if unreadable == 2 {
+            return Err(MountError::PageUnreadable { slab });
+        }
+        for (_, found) in copies {
             generation = generation.max(found);
         }
         self.tables.map.generations[slab as usize] = generation;
@@ -391,7 +396,7 @@ impl<'a> Redo<'a> {
             }
         }
         let expected = self.tables.map.generations[slab as usize];
-        let copies = self.page_copies(owner, slab).await?;
+        let (copies, unreadable) = self.page_copies(owner, slab).await?;
         let newest = copies
             .into_iter()
             .filter(|&(_, generation)| generation >= expected)
@@ -401,6 +406,8 @@ impl<'a> Redo<'a> {
                 self.tables.map.generations[slab as usize] = generation;
                 page
             }
+            // The newest may be there, and good: it must not be written over with a guess.
+            None if unreadable > 0 => return Err(MountError::PageUnreadable { slab }),
             None => {
                 self.lost_pages.push(owner);
                 Page::lost()
@@ -410,27 +417,32 @@ impl<'a> Redo<'a> {
         Ok(())
     }
 
-    /// The intact copies of a slab's page: they lie side by side.
-    async fn page_copies(&self, owner: Owner, slab: u32) -> Result<Vec<(Page, u32)>, disk::Error> {
+    /// The intact copies of a slab's page, which lie side by side, and how many are unreadable.
+    async fn page_copies(
+        &self,
+        owner: Owner,
+        slab: u32,
+    ) -> Result<(Vec<(Page, u32)>, usize), disk::Error> {
         let identity = Identity { incarnation: self.areas.incarnation, slab, owner };
         let first = self.areas.page_offset(slab, 0);
         match self.data.read(first, 2 * BLOCK).await {
             Ok(both) => {
                 let copies = both.chunks_exact(BLOCK);
-                return Ok(copies.filter_map(|copy| Page::decode(copy, &identity)).collect());
+                let intact = copies.filter_map(|copy| Page::decode(copy, &identity));
+                return Ok((intact.collect(), 0));
             }
             Err(disk::Error::Media) => {}
             Err(error) => return Err(error),
         }
-        let mut copies = Vec::new();
+        let (mut copies, mut unreadable) = (Vec::new(), 0);
         for copy in [0, 1] {
             match self.data.read(self.areas.page_offset(slab, copy), BLOCK).await {
                 Ok(bytes) => copies.extend(Page::decode(&bytes, &identity)),
-                Err(disk::Error::Media) => {}
+                Err(disk::Error::Media) => unreadable += 1,
                 Err(error) => return Err(error),
             }
         }
-        Ok(copies)
+        Ok((copies, unreadable))
     }
 
     /// Makes all pages durable and forgets them.

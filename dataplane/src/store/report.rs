@@ -91,6 +91,12 @@ pub enum MountError {
         /// Sequence of the damaged batch.
         sequence: u64,
     },
+    /// The device can read no copy of a metadata page that the journal changes. Another attempt may.
+    #[error("the metadata page of slab {slab} cannot be read; try again, or check the device")]
+    PageUnreadable {
+        /// The slab within the shard.
+        slab: u32,
+    },
     /// The journal, intact, contradicts the checkpoint.
     #[error("journal and checkpoint contradict each other: {0}")]
     Inconsistent(&'static str),
@@ -232,7 +238,8 @@ pub enum Event {
         /// The block within the chunk.
         block: u32,
     },
-    /// A slab's metadata page was unreadable or out of date: all its blocks answer with errors.
+    /// A slab's metadata page was unreadable or out of date: all its blocks answer with errors; if
+    /// unreadable, until a later attempt can read it.
     PageError {
         /// Where.
         chunk: ChunkKey,

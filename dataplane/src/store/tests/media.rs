@@ -48,3 +48,62 @@ fn an_unreadable_overwrite_is_no_older_data_after_a_crash() {
     let shard = cut_with_first_block_unreadable(&mut bench, shard);
     is_lost(&mut bench, shard);
 }
+
+fn set_page_unreadable(bench: &Bench, slab: u32) {
+    for copy in [0, 1] {
+        bench.data.make_unreadable(areas(bench).page_offset(slab, copy));
+    }
+}
+
+#[test]
+fn a_page_that_can_be_read_again_has_lost_nothing() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let place = extent(1, 0, 0, 64 << 10);
+    bench.write(&mut shard, place, 1).unwrap();
+    bench.stop(shard);
+    let mut shard = bench.mount().unwrap();
+    set_page_unreadable(&bench, 0);
+    assert_eq!(bench.read(&mut shard, place), Err(Error::Media { block: 0 }));
+    assert_eq!(bench.write(&mut shard, place, 2), Err(Error::Media { block: 0 }));
+    assert!(matches!(shard.next_event(), Some(Event::PageError { .. })));
+    bench.data.make_readable();
+    assert!(bench.read(&mut shard, place).unwrap().iter().all(|&byte| byte == 1));
+    bench.write(&mut shard, place, 3).unwrap();
+    bench.stop(shard);
+    assert_eq!(bench.check().findings, []);
+    set_page_unreadable(&bench, 0);
+    assert_eq!(bench.check().findings_total, 1);
+    let mut shard = bench.mount().unwrap();
+    // The read is in front of the volume's end, the write behind it.
+    let buf = bench.pool.alloc(4096).unwrap();
+    let data = bench.filled(extent(1, 0, 0, 4096), 5);
+    shard.submit(1, Request::Read { extent: extent(1, 0, 0, 4096), buf });
+    shard.drop_volume(2, VolumeId(1));
+    shard.submit(3, Request::Write { extent: extent(1, 0, 0, 4096), data });
+    let mut results: Vec<_> = (0..3).map(|_| bench.finish(&mut shard).map(|_| ())).collect();
+    results.sort_by_key(Result::is_ok);
+    assert_eq!(results, [Err(Error::Media { block: 0 }), Ok(()), Ok(())]);
+    assert_eq!(bench.read(&mut shard, extent(1, 0, 0, 8192)).unwrap()[4096..], [0; 4096]);
+}
+
+#[test]
+fn recovery_writes_no_page_that_it_could_not_read() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let place = extent(1, 0, 0, 64 << 10);
+    bench.write(&mut shard, place, 1).unwrap();
+    bench.stop(shard);
+    let mut shard = bench.mount().unwrap();
+    bench.write(&mut shard, extent(1, 0, 0, 4096), 2).unwrap();
+    drop(shard);
+    bench.data.power_cut();
+    set_page_unreadable(&bench, 0);
+    assert_eq!(bench.mount().err(), Some(MountError::PageUnreadable { slab: 0 }));
+    assert!(bench.check().findings_total > 0);
+    bench.data.make_readable();
+    let mut shard = bench.mount().unwrap();
+    let bytes = bench.read(&mut shard, place).unwrap();
+    assert!(bytes[..4096].iter().all(|&byte| byte == 2));
+    assert!(bytes[4096..].iter().all(|&byte| byte == 1));
+}
