@@ -53,6 +53,8 @@ pub(super) struct Checkpointing {
     /// Where that one starts in the journal.
     covered: u64,
     start: Mark,
+    /// As `Journal::durable_named` at the start.
+    start_named: u64,
     encoder: Encoder,
     contents: usize,
     /// When the oldest record behind the newest checkpoint was first seen.
@@ -68,6 +70,7 @@ impl Checkpointing {
             sequence,
             covered,
             start: Mark { position: covered, sequence: 0, lsn: 0, crc: 0 },
+            start_named: 0,
             encoder: Encoder::new(0, 0),
             contents: 0,
             dirty_since: None,
@@ -141,8 +144,9 @@ impl Shard {
         let is_half_full = self.journal.used() > self.areas.journal_blocks / 2;
         let is_old = self.now.saturating_sub(since) >= self.options.checkpoint_interval;
         let is_final = self.is_stopping && self.requests.len() == 0 && self.journal.is_idle();
-        if is_half_full || is_old || is_final {
+        if is_half_full || self.journal.names_many() || is_old || is_final {
             checkpointing.start = self.journal.durable;
+            checkpointing.start_named = self.journal.durable_named;
             checkpointing.is_final = is_final;
             checkpointing.phase = Phase::Drain;
         }
@@ -243,6 +247,7 @@ impl Shard {
         checkpointing.covered = checkpointing.start.position;
         checkpointing.dirty_since = None;
         self.journal.start = checkpointing.covered;
+        self.journal.start_named = checkpointing.start_named;
         self.counters.checkpoints += 1;
     }
 }

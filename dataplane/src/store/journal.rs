@@ -12,6 +12,10 @@ use zerocopy::{FromZeros, IntoBytes};
 
 const HEADER: usize = size_of::<BatchHeader>();
 
+/// Blocks that the records from a checkpoint on may name before the next one is due; twice as many,
+/// and records wait for it. Recovery keeps something of each such block in memory.
+const NAMED_MAX: u64 = 4 << 20;
+
 /// How large batches may become.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -21,6 +25,8 @@ pub(super) struct Limits {
     pub(super) payload_blocks: u32,
     /// Blocks of one write.
     pub(super) extent_blocks: u32,
+    /// Blocks named by records, at which a checkpoint is due.
+    pub(super) named_blocks: u64,
 }
 
 impl Limits {
@@ -31,6 +37,7 @@ impl Limits {
             record_bytes: BLOCK * (blocks / 8).clamp(2, 16) as usize,
             payload_blocks: (blocks / 4).min(1024) as u32,
             extent_blocks: (blocks / 8).min(256).min(transfer) as u32,
+            named_blocks: NAMED_MAX,
         }
     }
 }
@@ -75,6 +82,12 @@ pub(super) struct Journal {
     open: Batch,
     flight: Batch,
     flight_end: Option<Mark>,
+    /// Blocks that records have named: until now, in batches that were closed, in durable ones,
+    /// and before the checkpoint's start.
+    named: u64,
+    flight_named: u64,
+    pub(super) durable_named: u64,
+    pub(super) start_named: u64,
     parts_left: u32,
     /// The flight's records while they are being written, to have the buffer back.
     writing: Option<Slice>,
@@ -96,6 +109,10 @@ impl Journal {
             open,
             flight: Batch::default(),
             flight_end: None,
+            named: 0,
+            flight_named: 0,
+            durable_named: 0,
+            start_named: 0,
             parts_left: 0,
             writing: None,
             spare: Some(pool.alloc(limits.record_bytes)?),
@@ -118,6 +135,16 @@ impl Journal {
         self.head.position - self.start
     }
 
+    /// Whether the records behind the checkpoint name as many blocks as recovery shall remember.
+    pub(super) fn names_many(&self) -> bool {
+        self.named - self.start_named >= self.limits.named_blocks
+    }
+
+    /// A record that is being added names blocks.
+    pub(super) fn note_named(&mut self, blocks: u16) {
+        self.named += u64::from(blocks);
+    }
+
     /// Whether a record fits in the open batch, and the batch in the ring.
     pub(super) fn admits(&self, record_bytes: usize, payload_blocks: u32) -> bool {
         let open = &self.open;
@@ -125,6 +152,7 @@ impl Journal {
             && open.payload_blocks + payload_blocks <= self.limits.payload_blocks
             && self.used() + open.blocks_with(record_bytes, payload_blocks)
                 <= self.areas.journal_blocks
+            && self.named - self.start_named < 2 * self.limits.named_blocks
     }
 
     /// Adds a record that was admitted; its number. `member` hears when it is durable.
@@ -157,6 +185,7 @@ impl Journal {
         let mut buf = self.spare.take()?;
         let blocks = self.open.blocks_with(0, 0);
         let header_crc = self.seal(completed_lsn);
+        self.flight_named = self.named;
         let len = self.open.bytes.len();
         buf.set_len(len.next_multiple_of(BLOCK));
         buf[..len].copy_from_slice(&self.open.bytes);
@@ -261,6 +290,7 @@ impl Journal {
             return;
         }
         self.durable = self.flight_end.take().expect("a batch is in flight");
+        self.durable_named = self.flight_named;
         members.append(&mut self.flight.members);
         self.flight.clear();
         self.spare = self.writing.take().and_then(Slice::reclaim);

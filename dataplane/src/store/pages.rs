@@ -1,12 +1,12 @@
 //! Metadata pages on their way to and from the disk.
 
+use super::Error;
 use super::cache::{CLEAN, State};
 use super::device::{Class, What};
 use super::operation::Kind;
 use super::page::{Identity, Page};
 use super::request::block_of;
 use super::shard::Shard;
-use super::Error;
 use crate::disk::{self, WriteData};
 use crate::dma::Buf;
 use storage_spec::disk::SLAB_BLOCKS;

@@ -41,6 +41,9 @@ impl Shard {
         }
         operation.waits_for_journal = true;
         operation.lsn = self.journal.push(Some(at), None, |bytes| record.encode(bytes));
+        if operation.kind == Kind::Trim {
+            self.journal.note_named(operation.count);
+        }
     }
 
     pub(super) fn trim_recorded(&mut self, at: u32) {
@@ -98,6 +101,7 @@ impl Shard {
         }
         operation.waits_for_journal = true;
         operation.lsn = self.journal.push(Some(at), None, |bytes| record.encode(bytes));
+        self.journal.note_named(operation.count);
     }
 
     pub(super) fn poison_recorded(&mut self, at: u32) {

@@ -107,6 +107,7 @@ impl Shard {
         let lsn = self.journal.push(Some(at), payload, |bytes| {
             record::encode_write(path, range, &data.crcs()[..usize::from(count)], bytes);
         });
+        self.journal.note_named(count);
         operation.lsn = lsn;
         operation.path = path;
         operation.waits_for_journal = true;

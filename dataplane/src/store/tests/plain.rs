@@ -195,3 +195,27 @@ fn overlapping_requests_keep_their_order() {
         assert!(bytes.iter().all(|&byte| byte == round * 8 + 7));
     }
 }
+
+#[test]
+fn records_that_name_many_blocks_make_a_checkpoint_due() {
+    const NAMED: u64 = 64;
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    shard.journal.limits.named_blocks = NAMED;
+    let blocks = 2 * NAMED as u32 + 8;
+    bench.write(&mut shard, extent(1, 0, 0, 4096), 1).unwrap();
+    let before = shard.counters().checkpoints;
+    // Small records of many blocks: the journal stays nearly empty.
+    for tag in 0..40u64 {
+        let place = extent(1, 0, 4096, blocks * 4096);
+        let request = if tag % 2 == 0 {
+            Request::Poison { extent: place }
+        } else {
+            Request::Zero { extent: place }
+        };
+        shard.submit(tag, request);
+        bench.finish(&mut shard).unwrap();
+    }
+    assert!(shard.counters().checkpoints - before > 10, "{:?}", shard.counters());
+    assert_eq!(bench.read(&mut shard, extent(1, 0, 4096, 4096)).unwrap(), [0; 4096]);
+}
