@@ -79,6 +79,10 @@ struct State {
     faults: Faults,
     unreadable: HashSet<u64>,
     writes_fail: bool,
+    /// How deallocation and zeroing fail.
+    frees_fail: Option<Error>,
+    /// Where blocks that were never written cannot be, in bytes.
+    full: Range<u64>,
     /// Handles of before the last power cut do nothing.
     life: u64,
     handles: u64,
@@ -118,6 +122,8 @@ impl SimMedia {
             faults: Faults::default(),
             unreadable: HashSet::new(),
             writes_fail: false,
+            frees_fail: None,
+            full: 0..0,
             life: 0,
             handles: 0,
             operations: 0,
@@ -192,6 +198,16 @@ impl SimMedia {
     /// Whether every write and flush fails from now on.
     pub fn fail_writes(&self, fail: bool) {
         self.0.borrow_mut().writes_fail = fail;
+    }
+
+    /// How every deallocation and zeroing fails from now on.
+    pub fn fail_frees(&self, error: Option<Error>) {
+        self.0.borrow_mut().frees_fail = error;
+    }
+
+    /// There is no space behind blocks of `range`, in bytes, that were never written, from now on.
+    pub fn set_full(&self, range: Range<u64>) {
+        self.0.borrow_mut().full = range;
     }
 
     /// What is at a place, cached or durable.
@@ -287,6 +303,9 @@ impl State {
         if self.writes_fail && !matches!(op, Op::Read { .. }) {
             return (op, Err(Error::Failed));
         }
+        if let Some(error) = self.refusal(&op) {
+            return (op, Err(error));
+        }
         match &mut op {
             Op::Read { offset, buf } => {
                 let first = *offset / BLOCK as u64;
@@ -323,6 +342,20 @@ impl State {
             }
         }
         (op, Ok(()))
+    }
+
+    fn refusal(&self, op: &Op) -> Option<Error> {
+        match op {
+            Op::Deallocate { .. } | Op::WriteZeroes { .. } => self.frees_fail,
+            Op::Write { offset, data, .. } if self.full.contains(offset) => {
+                let first = *offset / BLOCK as u64;
+                let mut blocks = first..first + (data.len() / BLOCK) as u64;
+                let is_new =
+                    |block| !self.durable.contains_key(&block) && !self.cached.contains_key(&block);
+                blocks.any(is_new).then_some(Error::NoSpace)
+            }
+            _ => None,
+        }
     }
 
     /// Where a write really goes.

@@ -193,7 +193,7 @@ impl Shard {
             let Some(mut buf) = self.page_buf() else { return };
             let encoder = &mut self.checkpointing.encoder;
             if !encoder.next_page(&self.tables, &mut buf) {
-                self.page_bufs.push(buf);
+                self.return_page_buf(buf);
                 if self.checkpointing.contents == 0 {
                     self.checkpointing.phase = Phase::Journal(self.journal.next_lsn());
                 }
@@ -201,7 +201,7 @@ impl Shard {
             }
             if encoder.pages >= self.areas.checkpoint_blocks {
                 // The tables changed so much meanwhile that their old and new parts do not fit.
-                self.page_bufs.push(buf);
+                self.return_page_buf(buf);
                 self.checkpointing.phase = Phase::GiveUp;
                 return;
             }

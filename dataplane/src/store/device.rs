@@ -137,6 +137,11 @@ impl Device {
         self.start(tag(What::Free, false, index), Op::Deallocate { offset, len });
     }
 
+    /// Writes over what is freed, where the device cannot zero it by itself.
+    pub(super) fn overwrite(&mut self, index: u32, offset: u64, data: WriteData) {
+        self.write(What::Free, index, offset, data, Class::Lazy);
+    }
+
     pub(super) fn zero(&mut self, index: u32, offset: u64, len: u64) {
         self.start(tag(What::Free, false, index), Op::WriteZeroes { offset, len });
     }
@@ -164,6 +169,11 @@ impl Device {
         let Completion { tag, op, result } = completion;
         if tag == GROUP_FLUSH {
             self.flush_in_flight = false;
+            // Whatever the reason, nobody knows which of the writes it covers was lost.
+            let result = result.map_err(|error| match error {
+                Error::Removed => Error::Removed,
+                _ => Error::Failed,
+            });
             events.extend(self.flushing.drain(..).map(|event| Event { result, ..event }));
             return;
         }

@@ -37,6 +37,9 @@ pub(super) enum Kind {
     Poison,
     /// Acknowledged data on their way in place.
     Destage,
+    /// A first write that found no space behind the device: its record is taken back by another,
+    /// which the flag says has been made.
+    TakeBack(bool),
     /// A catalogue entry; stands on no slab.
     Catalogue,
 }
@@ -273,6 +276,7 @@ impl Shard {
             Kind::Partial { .. } | Kind::Compare => self.run_merge(at),
             Kind::Trim | Kind::Unmap => self.run_trim(at),
             Kind::Poison => self.run_poison(at),
+            Kind::TakeBack(_) => self.run_take_back(at),
             Kind::Catalogue => self.run_catalogue(at),
             Kind::Destage => unreachable!("destages are not started"),
         }
@@ -396,6 +400,8 @@ impl Shard {
             Kind::Trim => self.trim_recorded(at),
             Kind::Unmap => self.unmap_recorded(at),
             Kind::Poison => self.poison_recorded(at),
+            Kind::TakeBack(false) => self.run_take_back(at),
+            Kind::TakeBack(true) => self.taken_back(at),
             Kind::Catalogue => self.entry_recorded(at),
             Kind::Read | Kind::Verify | Kind::Destage => unreachable!("these have no records"),
         }

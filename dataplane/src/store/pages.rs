@@ -19,7 +19,7 @@ impl Shard {
     pub(super) fn load_page(&mut self, slab: u32) -> Option<u32> {
         let buf = self.page_buf()?;
         let Some(slot) = self.empty_slot() else {
-            self.page_bufs.push(buf);
+            self.return_page_buf(buf);
             return None;
         };
         self.counters.cache_misses += 1;
@@ -50,7 +50,7 @@ impl Shard {
             self.read_page(slot, buf);
             return;
         }
-        self.page_bufs.push(buf);
+        self.return_page_buf(buf);
         if read.is_none() {
             self.counters.page_errors += 1;
             self.tell(identity.owner.page_error());
@@ -140,8 +140,10 @@ impl Shard {
 
     /// Has a page buffer back after a write.
     pub(super) fn recycle(&mut self, data: WriteData) {
-        if let WriteData::One(slice) = data {
-            self.page_bufs.extend(slice.reclaim());
+        if let WriteData::One(slice) = data
+            && let Some(buf) = slice.reclaim()
+        {
+            self.return_page_buf(buf);
         }
     }
 

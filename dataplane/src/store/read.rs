@@ -88,7 +88,7 @@ impl Shard {
     fn reread(&mut self, at: u32) {
         let Some(buf) = self.page_buf() else {
             // Without memory for a second try the first one stands.
-            return self.block_error(at);
+            return self.data_error(at);
         };
         let operation = &mut self.operations[at];
         operation.io += 1;
@@ -111,8 +111,18 @@ impl Shard {
             operation.cursor += 1;
             self.counters.block_retries += 1;
         }
-        self.page_bufs.push(again);
-        if is_good { self.scan(at) } else { self.block_error(at) }
+        self.return_page_buf(again);
+        if is_good { self.scan(at) } else { self.data_error(at) }
+    }
+
+    /// The block at the cursor is not what was written.
+    fn data_error(&mut self, at: u32) {
+        if self.is_failed {
+            // It may have been acknowledged and never have come here; then the journal has it, for
+            // the next mount: no reason to call the medium bad.
+            return self.finish(at, Err(Error::Failed));
+        }
+        self.block_error(at);
     }
 
     /// The block at the cursor is bad.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
 
 /// Buffers kept for metadata pages, so that they never wait for memory.
-const PAGE_BUFS: usize = 16;
+pub(super) const PAGE_BUFS: usize = 16;
 /// Events kept for whoever asks; older ones give way.
 const EVENTS_MAX: usize = 256;
 /// Places made ready for requests in flight.
@@ -86,6 +86,8 @@ pub struct Shard {
     pub(super) advances: Vec<u32>,
     pub(super) page_bufs: Vec<Buf>,
     pub(super) page_writes: usize,
+    /// Slabs to be written with zeroes as soon as there is a buffer.
+    pub(super) wait_zero: VecDeque<u32>,
     pub(super) checkpointing: Checkpointing,
     pub(super) catalogue_pending: u64,
     pub(super) done: Vec<Completion>,
@@ -165,6 +167,7 @@ impl Shard {
             advances: Vec::with_capacity(64),
             page_bufs,
             page_writes: 0,
+            wait_zero: VecDeque::new(),
             catalogue_pending: 0,
             done: Vec::with_capacity(REQUESTS_READY),
             counters: Counters::default(),
@@ -294,6 +297,13 @@ impl Shard {
         self.page_bufs.pop().or_else(|| self.pool.alloc(BLOCK))
     }
 
+    /// Has such a buffer back; more than a few belong to everybody.
+    pub(super) fn return_page_buf(&mut self, buf: Buf) {
+        if self.page_bufs.len() < PAGE_BUFS {
+            self.page_bufs.push(buf);
+        }
+    }
+
     /// The device failed a write or flush: nothing is written any more.
     pub(super) fn fail(&mut self) {
         if std::mem::replace(&mut self.is_failed, true) {
@@ -333,6 +343,7 @@ impl Shard {
     }
 
     fn retry_waiting(&mut self) {
+        self.write_zeroes_waiting();
         for _ in 0..self.wait_memory.len() {
             let waiting = self.wait_memory.pop_front().expect("counted");
             self.run(waiting);
@@ -354,10 +365,8 @@ impl Shard {
 
     fn take_event(&mut self, event: DeviceEvent) {
         let DeviceEvent { what, index, op, result } = event;
-        let has_failed_write = result.is_err()
-            && !matches!(what, What::Read | What::Reread | What::PageRead)
-            && result != Err(disk::Error::Unsupported);
-        if has_failed_write {
+        let is_harmless = what == What::Data && self.is_harmless(index, result);
+        if !is_harmless && result.is_err_and(|error| is_fatal(what, &op, error)) {
             self.fail();
         }
         match (what, op) {
@@ -365,13 +374,13 @@ impl Shard {
             (What::Reread, Op::Read { buf, .. }) => self.reread_done(index, buf, result),
             (What::PageRead, Op::Read { buf, .. }) => self.page_read(index, buf, result),
             (What::PageWrite, Op::Write { data, .. }) => self.page_written(index, data, result),
-            (What::Data, _) => self.data_written(index),
+            (What::Data, _) => self.data_written(index, result),
             (What::Destage, Op::Write { data, .. }) => self.destaged(index, data),
             (What::Journal, Op::Write { data, .. }) => self.journal_written(data),
             (What::Content, Op::Write { data, .. }) => self.content_written(data),
             (What::Header, _) => self.header_written(),
             (What::Flush, _) => self.checkpoint_flushed(),
-            (What::Free, _) => self.tables.map.release(index),
+            (What::Free, op) => self.freed(index, op, result),
             (what, op) => unreachable!("{what:?} came back as {op:?}"),
         }
     }
@@ -383,6 +392,18 @@ impl Shard {
             self.recorded(member);
         }
         self.members = members;
+    }
+}
+
+/// Whether an error ends the writing.
+fn is_fatal(what: What, op: &Op, error: disk::Error) -> bool {
+    match (what, op) {
+        (What::Read | What::Reread | What::PageRead, _) => false,
+        // Advice: a slab is as free without it.
+        (What::Free, Op::Deallocate { .. }) => error == disk::Error::Removed,
+        // Zeroes are written instead.
+        (What::Free, Op::WriteZeroes { .. }) => error != disk::Error::Unsupported,
+        _ => true,
     }
 }
 

@@ -13,6 +13,7 @@ mod crash;
 mod faults;
 mod media;
 mod plain;
+mod refusals;
 mod speed;
 
 const BLOCK: usize = 4096;
@@ -80,6 +81,19 @@ impl Bench {
             }
         }
         panic!("the request hangs");
+    }
+
+    /// Polls until `count` requests have ended.
+    fn finish_all(&mut self, shard: &mut Shard, count: usize) -> Vec<Completion> {
+        let mut done = Vec::new();
+        for _ in 0..100_000 {
+            self.now += Duration::from_micros(10);
+            shard.poll(self.now, &mut done);
+            if done.len() == count {
+                return done;
+            }
+        }
+        panic!("{} of {count} requests hang", count - done.len());
     }
 
     fn stop(&mut self, mut shard: Shard) {

@@ -4,11 +4,15 @@ use super::Error;
 use super::bits::BlockSet;
 use super::operation::Kind;
 use super::record::{Range, Record};
+use super::request::TRANSFER_MIN;
 use super::shard::Shard;
 use super::write::TAG;
+use crate::disk::{self, Op, WriteData};
 use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
 
 const SLAB_BYTES: u64 = (SLAB_BLOCKS * BLOCK) as u64;
+/// Bytes of zeroes in memory, written several times over in one operation.
+const ZEROES: usize = 64 << 10;
 
 impl Shard {
     /// Journals that blocks hold nothing, or, if the slab then holds nothing, that it is free.
@@ -85,6 +89,40 @@ impl Shard {
             self.data.deallocate(slab, offset, SLAB_BYTES);
         } else {
             self.tables.map.release(slab);
+        }
+    }
+
+    /// A step of freeing a slab has ended.
+    pub(super) fn freed(&mut self, slab: u32, op: Op, result: Result<(), disk::Error>) {
+        let end = self.areas.data_offset(slab, 0) + SLAB_BYTES;
+        match (op, result) {
+            (Op::WriteZeroes { .. }, Err(disk::Error::Unsupported)) => {
+                self.wait_zero.push_back(slab);
+            }
+            (Op::Write { offset, data, .. }, Ok(()))
+                if !self.is_failed && offset + (data.len() as u64) < end =>
+            {
+                let next = offset + data.len() as u64;
+                self.data.overwrite(slab, next, data);
+            }
+            _ => self.tables.map.release(slab),
+        }
+    }
+
+    /// Begins to write zeroes over slabs, if there is memory for some.
+    pub(super) fn write_zeroes_waiting(&mut self) {
+        while let Some(&slab) = self.wait_zero.front() {
+            if self.is_failed {
+                self.wait_zero.pop_front();
+                self.tables.map.release(slab);
+                continue;
+            }
+            let Some(mut buf) = self.pool.alloc(ZEROES) else { return };
+            self.wait_zero.pop_front();
+            buf.fill(0);
+            let zeroes = buf.freeze();
+            let data = WriteData::Many(vec![zeroes; TRANSFER_MIN / ZEROES]);
+            self.data.overwrite(slab, self.areas.data_offset(slab, 0), data);
         }
     }
 

@@ -9,11 +9,11 @@
 
 use super::device::{Class, What};
 use super::operation::Kind;
-use super::record::{self, Path, Range};
+use super::record::{self, Path, Range, Record};
 use super::request::is_request;
 use super::shard::{NOTHING, Shard};
 use super::{Error, Mode};
-use crate::disk::WriteData;
+use crate::disk::{self, WriteData};
 use storage_spec::crc32c;
 use storage_spec::disk::BLOCK;
 
@@ -143,13 +143,53 @@ impl Shard {
     }
 
     /// The data are durable in place.
-    pub(super) fn data_written(&mut self, at: u32) {
+    pub(super) fn data_written(&mut self, at: u32, result: Result<(), disk::Error>) {
+        let is_harmless = self.is_harmless(at, result);
         let operation = &mut self.operations[at];
         operation.io -= 1;
+        if is_harmless && !self.is_failed {
+            operation.kind = Kind::TakeBack(false);
+            operation.data = None;
+            if !operation.waits_for_journal {
+                self.run_take_back(at);
+            }
+            return;
+        }
         if operation.waits_for_journal {
             return;
         }
         if self.is_failed { self.finish(at, Err(Error::Failed)) } else { self.write_done(at) }
+    }
+
+    /// Whether a data write failed in a way that touched nothing of value: a first write to where a
+    /// sparse file cannot grow.
+    pub(super) fn is_harmless(&self, at: u32, result: Result<(), disk::Error>) -> bool {
+        result == Err(disk::Error::NoSpace) && self.operations[at].path == Path::Fresh
+    }
+
+    /// Journals that the blocks of a first write hold nothing: only then does a recovery that takes
+    /// its record for completed do no harm.
+    pub(super) fn run_take_back(&mut self, at: u32) {
+        if self.is_failed {
+            return self.finish(at, Err(Error::Failed));
+        }
+        let operation = &mut self.operations[at];
+        let (slab, first, count) = (operation.slab, operation.first, operation.count);
+        let record = Record::Trim(Range { slab, first, count, tag: TAG });
+        if !self.journal.admits(record.len(), 0) {
+            self.wait_journal.push_back(at);
+            return;
+        }
+        operation.kind = Kind::TakeBack(true);
+        operation.waits_for_journal = true;
+        self.journal.push(Some(at), None, |bytes| record.encode(bytes));
+        self.journal.note_named(count);
+    }
+
+    /// It is as if the write had never been.
+    pub(super) fn taken_back(&mut self, at: u32) {
+        self.intents.done(self.operations[at].tracked);
+        self.finish(at, Err(Error::Full));
     }
 
     fn write_done(&mut self, at: u32) {

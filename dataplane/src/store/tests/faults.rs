@@ -6,7 +6,7 @@ use crate::sim::Faults;
 const SLAB: u32 = 2 << 20;
 
 /// Where the data of slabs lie, in bytes.
-fn data_area(bench: &Bench) -> std::ops::Range<u64> {
+pub(super) fn data_area(bench: &Bench) -> std::ops::Range<u64> {
     let areas = areas(bench);
     areas.data_offset(0, 0)..areas.data_offset(areas.slabs - 1, 511)
 }
