@@ -61,9 +61,14 @@ impl Links {
         self.post.receive(BATCH_MAX, |_, message| messages.push(message)) > 0
     }
 
+    /// Whether all that was sent lies in the mailboxes of its receivers.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.waiting.iter().all(VecDeque::is_empty)
+    }
+
     /// Whether this core may sleep: nothing has come and nothing waits to go.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.post.is_empty() && self.waiting.iter().all(VecDeque::is_empty)
+        self.post.is_empty() && self.is_delivered()
     }
 }
 

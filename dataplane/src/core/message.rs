@@ -27,7 +27,8 @@ pub(crate) enum Message {
     SetNamespaces(ConnectionId, Namespaces),
     /// To the control core: the above has been done.
     NamespacesSet,
-    /// A volume has come, moved, or gone. Answered by `Shard` with this token.
+    /// A volume has come, moved, or gone. Answered by `Shard` with this token; if it has gone, once
+    /// every piece that this core sent to it lies in its receiver's mailbox.
     SetRoute { token: u64, volume: VolumeIndex, route: Option<Route> },
     /// Abort a command if it has not begun.
     Abort { connection: ConnectionId, command_id: u16, token: u64 },

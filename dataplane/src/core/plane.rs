@@ -84,6 +84,8 @@ pub(crate) struct Core {
     completions: Vec<Completion>,
     /// Volumes to drop as soon as the mailboxes are empty: shard, tag, volume.
     drops: Vec<(u16, u64, VolumeId)>,
+    /// Tokens of routes taken away while pieces may still wait for room in a mailbox.
+    removals: Vec<u64>,
 }
 
 /// The ways to the shards: here, and by mailbox.
@@ -144,6 +146,7 @@ impl Core {
             messages: Vec::with_capacity(256),
             completions: Vec::with_capacity(256),
             drops: Vec::new(),
+            removals: Vec::new(),
         }
     }
 
@@ -156,6 +159,7 @@ impl Core {
         worked |= self.run_control(now);
         worked |= self.frontend.flush(surrounding!(self, now));
         self.paths.links.flush();
+        self.confirm_removals(now);
         self.advance_phase();
         add(&self.stats.turns, 1);
         add(&self.stats.busy_turns, u64::from(worked));
@@ -325,9 +329,14 @@ impl Core {
                 self.tell_control(Message::NamespacesSet, now);
             }
             Message::SetRoute { token, volume, route } => {
+                let is_gone = route.is_none();
                 self.routes.set(volume, route);
-                let reply = ShardReply::Changed(Ok(()));
-                self.tell_control(Message::Shard { token, reply }, now);
+                if is_gone {
+                    self.removals.push(token);
+                } else {
+                    let reply = ShardReply::Changed(Ok(()));
+                    self.tell_control(Message::Shard { token, reply }, now);
+                }
             }
             Message::Abort { connection, command_id, token } => {
                 let aborted = self.frontend.on_abort(connection, command_id);
@@ -351,6 +360,19 @@ impl Core {
             | Message::Quiet
             | Message::Settled { .. } => self.tell_control(message, now),
         }
+    }
+
+    /// Answers for the routes that were taken away, once no piece can come late to a shard that
+    /// then drops the volume.
+    fn confirm_removals(&mut self, now: Now) {
+        if self.removals.is_empty() || !self.paths.links.is_delivered() {
+            return;
+        }
+        for token in std::mem::take(&mut self.removals) {
+            let reply = ShardReply::Changed(Ok(()));
+            self.tell_control(Message::Shard { token, reply }, now);
+        }
+        self.paths.links.flush();
     }
 
     fn adopt(&mut self, adopted: Adopted, now: Now) {
@@ -419,5 +441,72 @@ fn disk_counters(seat: &ShardSeat, shard: &Shard) -> DiskCounters {
         metadata_hits: counters.cache_hits,
         metadata_misses: counters.cache_misses,
         failed: shard.is_failed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::mesh;
+    use crate::dma::Arena;
+    use crate::net::{Handoff, ListenerId, Rx, SocketId, Tx};
+    use crate::uring::Waker;
+    use nvmeof_target::connection::Config as ConnectionConfig;
+    use nvmeof_target::io::VolumeIndex;
+    use std::net::SocketAddr;
+
+    /// No sockets at all.
+    struct Deaf;
+
+    impl Net for Deaf {
+        fn listen(&mut self, _: SocketAddr) -> std::io::Result<(ListenerId, SocketAddr)> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+        fn unlisten(&mut self, _: ListenerId) {}
+        fn receive(&mut self, _: SocketId, _: Rx) {}
+        fn send(&mut self, _: SocketId, _: Tx) {}
+        fn shutdown(&mut self, _: SocketId) {}
+        fn close(&mut self, _: SocketId) {}
+        fn release(&mut self, _: SocketId) -> Handoff {
+            Handoff::Simulated(0)
+        }
+        fn adopt(&mut self, _: Handoff) -> SocketId {
+            unreachable!("no sockets")
+        }
+        fn poll(&mut self, _: &mut Vec<NetEvent>) {}
+    }
+
+    #[test]
+    fn a_route_is_gone_only_when_nothing_waits_for_a_mailbox() {
+        let mut links = mesh(&[Waker::unneeded(), Waker::unneeded(), Waker::unneeded()]);
+        let (mut third, mut second) = (links.pop().unwrap(), links.pop().unwrap());
+        let mut first = links.pop().unwrap();
+        let mut count = 0_u64;
+        while second.is_delivered() {
+            second.send(2, Message::Aborted { token: count, aborted: true });
+            count += 1;
+        }
+        let mut core = Core::new(CoreParts {
+            links: second,
+            pool: Rc::new(Arena::new(1 << 20, 1).unwrap().pool(0)),
+            net: Box::new(Deaf),
+            shards: Vec::new(),
+            registry: Registry::default(),
+            log: EventLog::new(|| 0),
+            frontend: Frontend::new(ConnectionConfig::default()),
+            control: None,
+            stats: Arc::new(CoreStats::default()),
+        });
+        first.send(1, Message::SetRoute { token: 9, volume: VolumeIndex(0), route: None });
+        let mut messages = Vec::new();
+        for _ in 0..3 {
+            core.turn(Now::ZERO);
+        }
+        assert!(!first.receive(&mut messages), "something waits for room at the third core");
+        third.receive(&mut messages);
+        messages.clear();
+        core.turn(Now::ZERO);
+        assert!(first.receive(&mut messages));
+        let [Message::Shard { token: 9, .. }] = messages[..] else { panic!("no answer") };
     }
 }

@@ -4,7 +4,8 @@
 //! Control never waits: it answers from what it knows, or starts a job (see [`super::jobs`]) that
 //! goes on when shards and cores have answered.
 
-use super::jobs::{Call, Jobs};
+use super::commands::Call;
+use super::jobs::Jobs;
 use super::registry::Registry;
 use super::{ConnectionInfo, EventLog};
 use crate::core::{Message, ShardCommand, ShardReply};

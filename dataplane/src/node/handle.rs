@@ -1,6 +1,6 @@
 //! The way from the rest of the program into the plane.
 
-use super::jobs::Call;
+use super::commands::Call;
 use super::registry::Registry;
 use super::{Answer, Command, CommandError, EventLog, NodeEvent, Snapshot};
 use crate::core::Clock;
@@ -90,7 +90,10 @@ impl NodeHandle {
         self.0.waker.wake();
         answers.recv_timeout(timeout).unwrap_or_else(|error| {
             let text = match error {
-                crossbeam_channel::RecvTimeoutError::Timeout => "the node did not answer in time",
+                crossbeam_channel::RecvTimeoutError::Timeout => {
+                    "the node did not answer in time; the command may still take effect: look at \
+                     what is there and at `basalt events` before you try again"
+                }
                 crossbeam_channel::RecvTimeoutError::Disconnected => "the node has stopped",
             };
             Err(CommandError::Unavailable(text.into()))

@@ -2,11 +2,14 @@
 //! speaks with them.
 
 mod api;
+mod commands;
 mod control;
 mod events;
 mod exports;
 mod handle;
+mod hosts;
 mod jobs;
+mod load;
 mod record;
 mod registry;
 mod start;
@@ -22,4 +25,4 @@ pub use handle::NodeHandle;
 pub(crate) use registry::Registry;
 pub use start::start;
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use {jobs::Call, record::Record};
+pub(crate) use {commands::Call, record::Record};

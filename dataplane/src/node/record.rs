@@ -10,6 +10,11 @@ pub(crate) const NAME_MAX: usize = 63;
 /// Longest NVMe qualified name in bytes (NVMe Base 2.1, section 4.7).
 pub(crate) const NQN_MAX: usize = 223;
 
+/// Largest volume in bytes: 4 PiB.
+pub(crate) const SIZE_MAX: u64 = 1 << 52;
+/// Numbers of hosts are below this, so that there is always a next one.
+const HOST_NUMBER_END: u64 = 1 << 63;
+
 const VOLUME_KEY: &[u8] = b"volume/";
 const HOST_KEY: &[u8] = b"host/";
 const VERSION: u16 = 1;
@@ -84,18 +89,21 @@ impl VolumeRecord {
         layout.as_bytes().to_vec()
     }
 
-    fn decode(value: &[u8]) -> Result<Self, BadRecord> {
+    fn decode(uuid: &[u8], value: &[u8]) -> Result<Self, BadRecord> {
         let layout =
             VolumeLayout::ref_from_bytes(value).map_err(|_| BadRecord("a strange length"))?;
         if layout.version.get() != VERSION {
             return Err(BadRecord("an unknown version"));
         }
         let name = layout.name.get(..layout.name_len.get() as usize);
-        let name =
-            name.and_then(|name| str::from_utf8(name).ok()).ok_or(BadRecord("a bad name"))?;
+        let name = name.and_then(|name| str::from_utf8(name).ok()).filter(|name| is_name(name));
+        let name = name.ok_or(BadRecord("a bad name"))?;
         let block_size = layout.block_size.get();
-        if !matches!(block_size, 512 | 4096) || !layout.size.get().is_multiple_of(4096) {
+        if !matches!(block_size, 512 | 4096) || !is_size(layout.size.get()) {
             return Err(BadRecord("a bad size"));
+        }
+        if layout.uuid != uuid || layout.uuid == [0; 16] {
+            return Err(BadRecord("a bad UUID"));
         }
         Ok(Self {
             name: name.to_owned(),
@@ -106,6 +114,17 @@ impl VolumeRecord {
             is_deleting: layout.flags.get() & 1 != 0,
         })
     }
+}
+
+/// Whether a volume may be called so.
+pub(crate) fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(is_plain)
+}
+
+/// Whether a volume may have so many bytes.
+pub(crate) fn is_size(size: u64) -> bool {
+    size > 0 && size <= SIZE_MAX && size.is_multiple_of(4096)
 }
 
 /// One entry of a catalogue.
@@ -120,11 +139,12 @@ pub(crate) enum Record {
 impl Record {
     /// Reads an entry.
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Self, BadRecord> {
-        if key.starts_with(VOLUME_KEY) {
-            return VolumeRecord::decode(value).map(Self::Volume);
+        if let Some(uuid) = key.strip_prefix(VOLUME_KEY) {
+            return VolumeRecord::decode(uuid, value).map(Self::Volume);
         }
         let number = key.strip_prefix(HOST_KEY).and_then(|number| number.try_into().ok());
-        let number = u64::from_be_bytes(number.ok_or(BadRecord("an unknown key"))?);
+        let number = number.map(u64::from_be_bytes).filter(|number| *number < HOST_NUMBER_END);
+        let number = number.ok_or(BadRecord("an unknown key"))?;
         let nqn = str::from_utf8(value).ok().filter(|nqn| nqn.len() <= NQN_MAX);
         let nqn = nqn.ok_or(BadRecord("a bad host name"))?.to_owned();
         Ok(Self::Host { number, nqn })
@@ -145,8 +165,8 @@ mod tests {
         #[test]
         fn volumes_survive_the_catalogue(
             name in "[a-zA-Z0-9_-]{1,63}",
-            uuid: u128,
-            pages in 1..1_u64 << 40,
+            uuid in 1..u128::MAX,
+            pages in 1..=SIZE_MAX / 4096,
             nsid in 1..1025_u32,
             is_deleting: bool,
         ) {
@@ -162,6 +182,36 @@ mod tests {
             let _ = Record::decode(&key, &value);
             prop_assert!(Record::decode(&[VOLUME_KEY, &key].concat(), &value).is_err());
         }
+    }
+
+    #[test]
+    fn what_could_not_be_written_again_is_refused() {
+        let good = VolumeRecord {
+            name: "a".into(),
+            uuid: Uuid::from_u128(1),
+            size: 4096,
+            block_size: 512,
+            nsid: 1,
+            is_deleting: false,
+        };
+        let refused = |key: &[u8], value: &[u8]| Record::decode(key, value).is_err();
+        assert!(!refused(&good.key(), &good.encode()));
+        let nil = VolumeRecord { uuid: Uuid::nil(), ..good.clone() };
+        assert!(refused(&nil.key(), &nil.encode()));
+        assert!(refused(&nil.key(), &good.encode()), "a key that is another volume's");
+        for size in [0, 512, SIZE_MAX + 4096] {
+            let bad = VolumeRecord { size, ..good.clone() };
+            assert!(refused(&bad.key(), &bad.encode()));
+        }
+        for name in ["", "a/b"] {
+            let bad = VolumeRecord { name: name.into(), ..good.clone() };
+            assert!(refused(&bad.key(), &bad.encode()));
+        }
+        let mut long = good.encode();
+        long[20] = 64;
+        long[40..104].fill(b'a');
+        assert!(refused(&good.key(), &long), "a name that does not fit with its zero");
+        assert!(refused(&Record::host_key(u64::MAX), b"nqn.a"));
     }
 
     #[test]

@@ -30,6 +30,10 @@ impl<T> Places<T> {
     pub(super) fn len(&self) -> usize {
         self.places.len() - self.vacant.len()
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().flatten()
+    }
 }
 
 impl<T> Index<u32> for Places<T> {

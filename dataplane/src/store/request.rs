@@ -56,6 +56,8 @@ pub(super) struct Pending {
     pub(super) data: Option<Slice>,
     pub(super) expected: Option<Slice>,
     pub(super) entry: Option<Box<(Vec<u8>, Vec<u8>)>>,
+    /// Bytes of the catalogue that are set aside for the entry.
+    reserved: u64,
 }
 
 impl Pending {
@@ -83,6 +85,7 @@ impl Pending {
             data: None,
             expected: None,
             entry: None,
+            reserved: 0,
         }
     }
 
@@ -151,15 +154,29 @@ impl Shard {
         assert!((1..=catalogue::KEY_MAX).contains(&key.len()));
         assert!(value.len() <= catalogue::VALUE_MAX);
         let mut pending = Pending::without_extent(tag, Asked::Put, VolumeId(0));
-        let bytes = catalogue::entry_len(key, value) as u64;
-        let all = self.tables.catalogue.bytes() + self.catalogue_pending + bytes;
-        if all > self.areas.catalogue_bytes {
+        let growth = self.catalogue_growth(key, value);
+        if self.tables.catalogue.bytes() + self.catalogue_pending + growth
+            > self.areas.catalogue_bytes
+        {
             pending.error = Some(Error::Full);
         } else {
-            self.catalogue_pending += bytes;
+            pending.reserved = growth;
+            self.catalogue_pending += growth;
         }
         pending.entry = Some(Box::new((key.to_vec(), value.to_vec())));
         self.begin(pending);
+    }
+
+    /// Bytes by which the catalogue grows at most: what the entry replaces gives its room, unless
+    /// another change of that key is under way, which may take it away first.
+    fn catalogue_growth(&self, key: &[u8], value: &[u8]) -> u64 {
+        let bytes = catalogue::entry_len(key, value) as u64;
+        let is_same = |entry: &(Vec<u8>, Vec<u8>)| entry.0 == key;
+        if self.requests.iter().any(|other| other.entry.as_deref().is_some_and(is_same)) {
+            return bytes;
+        }
+        let replaced = self.tables.catalogue.get(key);
+        bytes.saturating_sub(replaced.map_or(0, |old| catalogue::entry_len(key, old) as u64))
     }
 
     /// Durably removes a catalogue entry, if it is there. Completes with `tag`.
@@ -254,13 +271,9 @@ impl Shard {
                 counters.writes += 1;
                 counters.write_bytes += bytes;
             }
-            Asked::Put if pending.error != Some(Error::Full) => {
-                let entry = pending.entry.as_ref().expect("a put has an entry");
-                self.catalogue_pending -= catalogue::entry_len(&entry.0, &entry.1) as u64;
-                counters.others += 1;
-            }
             _ => counters.others += 1,
         }
+        self.catalogue_pending -= pending.reserved;
         let result = match pending.error {
             Some(error) => Err(error),
             None => Ok(pending.join()),

@@ -175,6 +175,48 @@ fn the_catalogue_is_durable_and_bounded() {
 }
 
 #[test]
+fn entries_of_a_full_catalogue_can_be_replaced() {
+    let mut bench = bench(Mode::Intent);
+    let mut shard = bench.mount().unwrap();
+    let fill = |bench: &mut Bench, shard: &mut Shard, len: usize| {
+        for number in 0_u64.. {
+            shard.catalogue_put(1, format!("{len} {number}").as_bytes(), &vec![1; len]);
+            if bench.finish(shard).is_err() {
+                return;
+            }
+        }
+    };
+    fill(&mut bench, &mut shard, VALUE_MAX);
+    fill(&mut bench, &mut shard, 8);
+    for key in [b"1024 0", b"1024 1"] {
+        shard.catalogue_put(2, key, &[2; VALUE_MAX]);
+    }
+    // Each of two at once; and not the same one twice, whose room might be taken meanwhile.
+    shard.catalogue_put(3, b"1024 1", &[3; VALUE_MAX]);
+    let mut done = Vec::new();
+    while done.len() < 3 {
+        bench.now += Duration::from_micros(10);
+        shard.poll(bench.now, &mut done);
+    }
+    done.sort_by_key(|completion| completion.tag);
+    let results: Vec<_> = done.iter().map(|done| done.result.as_ref().err().copied()).collect();
+    assert_eq!(results, [None, None, Some(Error::Full)]);
+    assert_eq!(shard.catalogue_get(b"1024 1"), Some(&[2; VALUE_MAX][..]));
+    // A deletion under way gives no room before it is done.
+    shard.catalogue_delete(4, b"1024 0");
+    shard.catalogue_put(5, b"1024 0", &[5; VALUE_MAX]);
+    let mut done = Vec::new();
+    while done.len() < 2 {
+        bench.now += Duration::from_micros(10);
+        shard.poll(bench.now, &mut done);
+    }
+    shard.catalogue_put(6, b"other", &[6; 900]);
+    bench.finish(&mut shard).unwrap();
+    assert_eq!(shard.catalogue_pending, 0);
+    assert!(shard.tables.catalogue.bytes() <= shard.areas.catalogue_bytes);
+}
+
+#[test]
 fn overlapping_requests_keep_their_order() {
     let bench = bench(Mode::Intent);
     let mut shard = bench.mount().unwrap();

@@ -1,0 +1,540 @@
+//! Control without cores: its orders are carried out here, or fail as the test says.
+
+use super::*;
+use crate::node::commands::{Call, VOLUMES_MAX};
+use crate::node::control::{ControlParts, DiskState};
+use crate::node::hosts::HOSTS_MAX;
+use crate::node::record::Record;
+use crate::node::{
+    Command, DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Registry, target,
+};
+use crate::store::VolumeId;
+use crate::volume::ShardAddress;
+use crossbeam_channel::{Receiver, unbounded};
+use nvmeof_target::target::Nqn;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const CORES: u16 = 2;
+const DISKS: usize = 2;
+const SIZE: u64 = 1 << 20;
+
+type Catalogue = BTreeMap<Vec<u8>, Vec<u8>>;
+
+struct Bench {
+    control: Control,
+    catalogues: [Catalogue; DISKS],
+    /// What changes of each disk end with.
+    failures: [Option<store::Error>; DISKS],
+    /// Answers are kept back while this is set.
+    is_held: bool,
+    held: Vec<Message>,
+    dropped: Vec<(usize, VolumeId)>,
+    settled: u16,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with([Catalogue::new(), Catalogue::new()])
+    }
+
+    /// A node that has started on these catalogues.
+    fn with(catalogues: [Catalogue; DISKS]) -> Self {
+        let mut bench = Self::starting(catalogues);
+        bench.run();
+        bench
+    }
+
+    /// A node whose cores know nothing yet.
+    fn starting(catalogues: [Catalogue; DISKS]) -> Self {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 4420));
+        let ram = DiskSource::Ram { size: 0, shards: 1 };
+        let config = NodeConfig {
+            name: "test".into(),
+            nqn: "nqn.2026-11.io.basalt:test".into(),
+            cores: vec![0, 1],
+            poll: true,
+            buffers_per_core: 0,
+            metadata_cache: 0,
+            disks: vec![DiskConfig { source: ram, journal: None }],
+            portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
+            max_connections: 8,
+        };
+        let (target, subsystem) = target(&config, &[listen], 1).unwrap();
+        let disk = |number: usize| DiskState {
+            path: format!("disk-{number}"),
+            uuid: Uuid::from_u128(number as u128 + 1),
+            mode: "intent",
+            shards: (0..CORES).map(|core| ShardAddress { core, shard: number as u16 }).collect(),
+        };
+        let mut control = Control::new(ControlParts {
+            target,
+            subsystem,
+            listeners: HashMap::new(),
+            disks: (0..DISKS).map(disk).collect(),
+            cores: CORES,
+            connections_max: 8,
+            inbox: unbounded().1,
+            events: EventLog::new(|| 0),
+            registry: Registry::default(),
+        });
+        let entries = catalogues.iter().enumerate().flat_map(|(disk, entries)| {
+            let decode = |(key, value): (&Vec<u8>, &Vec<u8>)| Record::decode(key, value).unwrap();
+            entries.iter().map(decode).map(move |record| (disk, record))
+        });
+        control.load(entries.collect());
+        Self {
+            control,
+            catalogues,
+            failures: [None; DISKS],
+            is_held: false,
+            held: Vec::new(),
+            dropped: Vec::new(),
+            settled: 0,
+        }
+    }
+
+    fn restart(self) -> Self {
+        Self::with(self.catalogues)
+    }
+
+    /// Carries out orders until there are none.
+    fn run(&mut self) {
+        loop {
+            while let Some((_, message)) = self.control.take_order() {
+                let answer = self.carry_out(message);
+                self.held.extend(answer);
+            }
+            if self.is_held || self.held.is_empty() {
+                return;
+            }
+            for answer in std::mem::take(&mut self.held) {
+                self.control.on_message(answer, Duration::ZERO);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, message: Message) -> Option<Message> {
+        match message {
+            Message::Command { shard, token, command } => {
+                let disk = usize::from(shard);
+                let result = self.failures[disk].map_or(Ok(()), Err);
+                let catalogue = &mut self.catalogues[disk];
+                let mut reply = ShardReply::Changed(result);
+                match command {
+                    ShardCommand::Usage(_) => reply = ShardReply::Usage(100),
+                    _ if result.is_err() => {}
+                    ShardCommand::Put { key, value } => drop(catalogue.insert(key, value)),
+                    ShardCommand::Delete { key } => drop(catalogue.remove(&key)),
+                    ShardCommand::Drop(id) => self.dropped.push((disk, id)),
+                }
+                Some(Message::Shard { token, reply })
+            }
+            Message::SetRoute { token, .. } => {
+                Some(Message::Shard { token, reply: ShardReply::Changed(Ok(())) })
+            }
+            Message::Quiesce => Some(Message::Quiet),
+            Message::Settle => {
+                self.settled += 1;
+                Some(Message::Settled { clean: true })
+            }
+            Message::Stop => None,
+            _ => unreachable!("no connections"),
+        }
+    }
+
+    fn begin(&mut self, command: Command) -> Receiver<Outcome> {
+        let (answer, answers) = unbounded();
+        self.control.start(Call::Command(command, answer));
+        self.run();
+        answers
+    }
+
+    fn call(&mut self, command: Command) -> Outcome {
+        self.begin(command).try_recv().expect("an answer")
+    }
+
+    fn release(&mut self) {
+        self.is_held = false;
+        self.run();
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.control.jobs.volumes.keys().map(String::as_str).collect()
+    }
+
+    /// Namespaces that hosts see, by a change that changes nothing.
+    fn seen(&mut self, name: &str) -> bool {
+        let record = &self.control.jobs.volumes[name].record;
+        let (id, size) = (NamespaceId(record.nsid), record.size);
+        let subsystem = self.control.subsystem.clone();
+        self.control.target.resize_namespace(&subsystem, id, size).is_ok()
+    }
+
+    fn admits(&self, host: &str) -> bool {
+        let hosts = self.control.target.hosts(&self.control.subsystem).unwrap();
+        hosts.admits(&Nqn::new(host).unwrap())
+    }
+
+    fn has_event(&self, kind: &str, part: &str) -> bool {
+        let events = self.control.events.since(0);
+        events.iter().any(|event| event.kind == kind && event.text.contains(part))
+    }
+
+    fn fail(&mut self, disk: usize) {
+        self.failures[disk] = Some(store::Error::Failed);
+    }
+}
+
+fn create(name: &str, uuid: u128) -> Command {
+    create_on(name, uuid, 0)
+}
+
+fn create_on(name: &str, uuid: u128, disk: usize) -> Command {
+    Command::CreateVolume {
+        name: name.into(),
+        size: SIZE,
+        block_size: 4096,
+        uuid: Uuid::from_u128(uuid),
+        disk: Some(format!("disk-{disk}")),
+    }
+}
+
+fn delete(name: &str) -> Command {
+    Command::DeleteVolume { name: name.into() }
+}
+
+fn resize(name: &str, size: u64) -> Command {
+    Command::ResizeVolume { name: name.into(), size }
+}
+
+fn rename(name: &str, to: &str) -> Command {
+    Command::RenameVolume { name: name.into(), to: to.into() }
+}
+
+fn allow(nqn: &str) -> Command {
+    Command::AllowHost { nqn: nqn.into() }
+}
+
+fn deny(nqn: &str) -> Command {
+    Command::DenyHost { nqn: nqn.into() }
+}
+
+fn record(name: &str, uuid: u128, nsid: u32) -> VolumeRecord {
+    let uuid = Uuid::from_u128(uuid);
+    VolumeRecord { name: name.into(), uuid, size: SIZE, block_size: 512, nsid, is_deleting: false }
+}
+
+fn catalogue(records: &[VolumeRecord]) -> Catalogue {
+    records.iter().map(|record| (record.key(), record.encode())).collect()
+}
+
+#[track_caller]
+fn assert_text(outcome: &Outcome, part: &str) {
+    let text = outcome.as_ref().expect_err("refused").to_string();
+    assert!(text.contains(part), "{text}");
+}
+
+#[test]
+fn a_volume_lives_and_dies() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 1)).unwrap();
+    assert!(bench.seen("a"));
+    let Ok(Answer::Volume(info)) = bench.call(resize("a", 2 * SIZE)) else { panic!() };
+    assert_eq!(info.size, 2 * SIZE);
+    assert_text(&bench.call(resize("a", SIZE)), "smaller");
+    bench.call(rename("a", "b")).unwrap();
+    let mut bench = bench.restart();
+    let Ok(Answer::Volume(info)) = bench.call(Command::ShowVolume { name: "b".into() }) else {
+        panic!()
+    };
+    assert_eq!((info.size, info.used, info.nsid), (2 * SIZE, 200, 1));
+    bench.call(delete("b")).unwrap();
+    assert_eq!(bench.dropped, [(0, VolumeId(1)), (0, VolumeId(1))], "of both shards");
+    assert!(bench.catalogues[0].is_empty() && bench.names().is_empty());
+    assert_text(&bench.call(delete("b")), "no volume b");
+}
+
+#[test]
+fn a_uuid_or_its_half_is_used_once() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 5)).unwrap();
+    let before = bench.catalogues.clone();
+    for disk in 0..DISKS {
+        for uuid in [5, 5 | 1 << 100] {
+            assert_text(&bench.call(create_on("b", uuid, disk)), "volume a has UUID");
+        }
+    }
+    assert_text(&bench.call(create("b", 0)), "not nil");
+    assert_eq!(bench.catalogues, before);
+    assert_eq!(bench.names(), ["a"]);
+    bench.call(create("b", 6)).unwrap();
+}
+
+#[test]
+fn a_creation_that_fails_leaves_nothing() {
+    let mut bench = Bench::new();
+    bench.failures[0] = Some(store::Error::Full);
+    let outcome = bench.call(create("a", 1));
+    assert_text(&outcome, "disk disk-0 is full: delete or trim volumes, or add a disk");
+    assert!(bench.names().is_empty());
+    bench.failures[0] = None;
+    // The target has this namespace already, which control does not know.
+    let subsystem = bench.control.subsystem.clone();
+    let namespace = NamespaceConfig {
+        id: NamespaceId(1),
+        volume: VolumeIndex(77),
+        uuid: [9; 16],
+        capacity: SIZE,
+        block_shift: 12,
+        read_only: false,
+        name: "stranger".into(),
+    };
+    bench.control.target.add_namespace(&subsystem, namespace).unwrap();
+    assert_text(&bench.call(create("a", 1)), "was not created");
+    assert!(bench.names().is_empty() && bench.catalogues[0].is_empty());
+    assert!(!bench.has_event("volume.deleted", "a"));
+    bench.control.target.remove_namespace(&subsystem, NamespaceId(1)).unwrap();
+    bench.call(create("a", 1)).unwrap();
+    assert!(bench.seen("a"));
+}
+
+#[test]
+fn a_name_is_taken_once_while_a_rename_is_under_way() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 1)).unwrap();
+    bench.call(create("b", 2)).unwrap();
+    bench.is_held = true;
+    let renamed = bench.begin(rename("a", "new"));
+    assert_text(&bench.call(rename("b", "new")), "is being renamed to new");
+    assert_text(&bench.call(create("new", 3)), "is being renamed to new");
+    assert_text(&bench.call(create("a", 3)), "exists already");
+    assert_text(&bench.call(delete("a")), "try again in a moment");
+    bench.release();
+    renamed.try_recv().unwrap().unwrap();
+    assert_eq!(bench.names(), ["b", "new"]);
+    bench.fail(0);
+    assert_text(&bench.call(rename("b", "c")), "disk disk-0 has failed: replace it");
+    bench.failures[0] = None;
+    bench.call(rename("b", "c")).unwrap();
+    assert_eq!(bench.restart().names(), ["c", "new"]);
+}
+
+#[test]
+fn a_deletion_that_failed_can_only_be_repeated() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 1)).unwrap();
+    bench.fail(0);
+    assert_text(&bench.call(delete("a")), "has failed");
+    assert!(bench.has_event("volume.failed", "disk-0"));
+    bench.failures[0] = None;
+    for command in [resize("a", 2 * SIZE), rename("a", "b")] {
+        assert_text(&bench.call(command), "its deletion is unfinished: delete it again");
+    }
+    assert!(!bench.seen("a"));
+    bench.call(delete("a")).unwrap();
+    assert!(bench.names().is_empty() && bench.catalogues[0].is_empty());
+}
+
+#[test]
+fn a_deletion_goes_on_after_a_restart() {
+    let deleting = VolumeRecord { is_deleting: true, ..record("a", 1, 1) };
+    let bench = Bench::with([catalogue(&[deleting]), Catalogue::new()]);
+    assert!(bench.names().is_empty() && bench.catalogues[0].is_empty());
+    assert_eq!(bench.dropped.len(), 2);
+}
+
+#[test]
+fn a_namespace_that_the_target_lost_is_told_not_asserted() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 1)).unwrap();
+    let subsystem = bench.control.subsystem.clone();
+    bench.control.target.remove_namespace(&subsystem, NamespaceId(1)).unwrap();
+    assert_text(&bench.call(resize("a", 2 * SIZE)), "before the node restarts");
+    assert_text(&bench.call(rename("a", "b")), "before the node restarts");
+    assert_eq!(bench.names(), ["b"]);
+    bench.call(delete("b")).unwrap();
+    assert!(bench.has_event("volume.refused", "has lost its namespace"));
+}
+
+#[test]
+fn disks_of_different_origin_are_served_together() {
+    let long = "x".repeat(63);
+    let second = [record("a", 2, 1), record(&long, 3, 2), record("a-2", 4, 9), record("z", 5, 0)];
+    let mut bench =
+        Bench::with([catalogue(&[record("a", 1, 1), record(&long, 6, 3)]), catalogue(&second)]);
+    let cut = format!("{}-2", &long[..61]);
+    assert_eq!(bench.names(), ["a", "a-2", "a-3", cut.as_str(), long.as_str(), "z"]);
+    let ids: BTreeMap<_, _> = bench
+        .control
+        .jobs
+        .volumes
+        .iter()
+        .map(|(name, volume)| (name.as_str(), (volume.disk, volume.record.nsid)))
+        .collect();
+    let (a, third, z) = (ids["a"], ids["a-3"], ids["z"]);
+    assert_eq!((a, ids["a-2"], ids[&*cut]), ((0, 1), (1, 9), (1, 2)));
+    // Neither takes a number that another volume has.
+    assert_eq!((third, z), ((1, 4), (1, 5)));
+    for name in ["a", "a-2", "a-3", &cut, &long, "z"] {
+        assert!(bench.seen(name));
+    }
+    assert!(bench.has_event("volume.renamed", "the one on disk disk-1 is called a-3 for now"));
+    // A new name is durable, and so is what became of its number.
+    bench.call(rename("a-3", "mine")).unwrap();
+    let mut bench = bench.restart();
+    assert_eq!(bench.control.jobs.volumes["mine"].record.nsid, 4);
+    bench.call(delete("mine")).unwrap();
+    assert!(bench.catalogues[0].len() == 2 && bench.catalogues[1].len() == 3);
+}
+
+#[test]
+fn twins_are_not_shown_and_can_be_deleted() {
+    let twin = [record("a", 1, 1)];
+    let mut bench = Bench::with([catalogue(&twin), catalogue(&twin)]);
+    assert_eq!(bench.names(), ["a", "a-2"]);
+    assert!(bench.seen("a") && !bench.seen("a-2"));
+    assert!(bench.has_event("volume.offline", "the same UUID as volume a on disk disk-0"));
+    bench.call(rename("a-2", "copy")).unwrap();
+    bench.call(delete("copy")).unwrap();
+    assert_eq!(bench.dropped, [(1, VolumeId(1)), (1, VolumeId(1))]);
+    assert!(bench.seen("a") && bench.catalogues[1].is_empty());
+    assert_eq!(bench.catalogues[0], catalogue(&twin));
+}
+
+#[test]
+fn volumes_that_would_share_data_are_not_served_together() {
+    let dying = VolumeRecord { is_deleting: true, ..record("dying", 1, 2) };
+    let same = record("same", 1 | 1 << 100, 1);
+    let mut bench = Bench::with([catalogue(&[dying, same]), Catalogue::new()]);
+    assert_eq!(bench.names(), ["same"]);
+    assert!(bench.dropped.is_empty(), "the deletion would have freed what the other has");
+    assert!(bench.has_event("volume.offline", "volume dying on disk disk-0 has the same id"));
+    assert_eq!(bench.catalogues[0].len(), 2);
+    bench.call(delete("same")).unwrap();
+    assert_text(&bench.call(create("new", 1)), "is not served");
+}
+
+#[test]
+fn more_than_can_be_is_left_alone() {
+    let many = |disk: u128| -> Vec<_> {
+        let uuid = |number| disk << 32 | number;
+        (1..=600).map(|n| record(&format!("v{disk}-{n}"), uuid(n), n as u32)).collect()
+    };
+    let mut catalogues = [catalogue(&many(1)), catalogue(&many(2))];
+    for number in 0..HOSTS_MAX as u64 + 3 {
+        let nqn = format!("nqn.host:{number}");
+        catalogues[0].insert(Record::host_key(number), nqn.into_bytes());
+    }
+    let mut bench = Bench::with(catalogues);
+    assert_eq!(bench.names().len(), VOLUMES_MAX);
+    assert!(bench.has_event("volume.offline", "hold 176 volumes beyond"));
+    assert!(bench.has_event("host.refused", "3 hosts beyond"));
+    assert_text(&bench.call(create("one-more", 7)), "delete one first");
+    let unserved = 2 << 32 | 600;
+    assert_text(&bench.call(create("one-more", unserved)), "is not served");
+    assert_text(&bench.call(allow("nqn.more")), "deny one first");
+}
+
+#[test]
+fn hosts_come_and_go() {
+    let mut bench = Bench::new();
+    bench.call(allow("nqn.a")).unwrap();
+    assert!(bench.admits("nqn.a"));
+    let before = bench.catalogues.clone();
+    bench.call(allow("nqn.a")).unwrap();
+    assert_eq!(bench.catalogues, before, "allowed already: nothing to do");
+    assert_eq!((before[0].len(), before[1].len()), (1, 1));
+    bench.call(allow("*")).unwrap();
+    assert!(bench.admits("nqn.b"));
+    let mut bench = bench.restart();
+    bench.call(deny("*")).unwrap();
+    assert!(bench.admits("nqn.a") && !bench.admits("nqn.b"));
+    bench.call(deny("nqn.a")).unwrap();
+    assert_text(&bench.call(deny("nqn.a")), "is not on the list");
+    assert!(bench.catalogues.iter().all(Catalogue::is_empty));
+    assert_text(&bench.call(allow("host")), "/etc/nvme/hostnqn");
+}
+
+#[test]
+fn a_host_is_denied_though_a_disk_has_failed() {
+    let mut bench = Bench::new();
+    bench.call(allow("nqn.a")).unwrap();
+    bench.call(allow("nqn.b")).unwrap();
+    bench.fail(1);
+    bench.is_held = true;
+    let denied = bench.begin(deny("nqn.a"));
+    assert!(!bench.admits("nqn.a"), "at once");
+    assert_text(&bench.call(allow("nqn.a")), "try again in a moment");
+    assert_text(&bench.call(deny("nqn.a")), "try again in a moment");
+    bench.release();
+    denied.try_recv().unwrap().unwrap();
+    assert!(bench.has_event("host.denied", "disk disk-1 has failed"));
+    assert_eq!((bench.catalogues[0].len(), bench.catalogues[1].len()), (1, 2));
+    bench.call(allow("nqn.c")).unwrap();
+    assert!(bench.has_event("host.allowed", "disk disk-1 has failed"));
+    bench.fail(0);
+    assert_text(&bench.call(deny("nqn.b")), "only until the node restarts");
+    assert!(!bench.admits("nqn.b"));
+    assert_text(&bench.call(allow("nqn.d")), "disk disk-0 has failed");
+    assert!(!bench.admits("nqn.d"));
+    // What the failed disk still says is denied for good after a restart.
+    let mut bench = bench.restart();
+    assert!(bench.admits("nqn.a"));
+    bench.call(deny("nqn.a")).unwrap();
+    assert!(!bench.restart().admits("nqn.a"));
+}
+
+#[test]
+fn a_host_is_allowed_by_one_job_at_a_time_and_denied_by_every_number() {
+    let mut bench = Bench::new();
+    bench.is_held = true;
+    let allowed = bench.begin(allow("nqn.a"));
+    assert_text(&bench.call(allow("nqn.a")), "try again in a moment");
+    bench.release();
+    allowed.try_recv().unwrap().unwrap();
+    assert_eq!(bench.catalogues[0].len(), 1);
+    // Other numbers, of other nodes; and the same number for another host on another disk.
+    bench.catalogues[0].insert(Record::host_key(7), b"nqn.a".to_vec());
+    bench.catalogues[1].insert(Record::host_key(9), b"nqn.a".to_vec());
+    bench.catalogues[1].insert(Record::host_key(7), b"nqn.b".to_vec());
+    let mut bench = bench.restart();
+    bench.call(deny("nqn.a")).unwrap();
+    assert!(bench.catalogues[0].is_empty());
+    let mut bench = bench.restart();
+    assert!(!bench.admits("nqn.a") && bench.admits("nqn.b"));
+    bench.call(allow("nqn.c")).unwrap();
+    assert!(bench.catalogues[0].contains_key(&Record::host_key(8)), "a number not in use");
+}
+
+#[test]
+fn a_volume_that_is_loading_is_not_changed() {
+    let mut bench = Bench::starting([catalogue(&[record("a", 1, 1)]), Catalogue::new()]);
+    assert!(bench.control.is_loading());
+    bench.is_held = true;
+    assert_text(&bench.call(delete("a")), "try again");
+    bench.release();
+    assert!(!bench.control.is_loading() && bench.seen("a"));
+    let Ok(Answer::Volumes(list)) = bench.call(Command::ListVolumes) else { panic!() };
+    assert_eq!((list.len(), list[0].used), (1, 200));
+}
+
+#[test]
+fn shards_settle_when_no_command_is_under_way() {
+    let mut bench = Bench::new();
+    bench.is_held = true;
+    let created = bench.begin(create("a", 1));
+    let (answer, answers) = unbounded();
+    bench.control.start(Call::Shutdown(answer));
+    bench.is_held = false;
+    // The cores are quiet before the record is durable.
+    let late = std::mem::take(&mut bench.held);
+    bench.run();
+    assert_eq!(bench.settled, 0);
+    assert_text(&bench.call(create("b", 2)), "the node is stopping");
+    bench.held = late;
+    bench.run();
+    created.try_recv().unwrap().unwrap();
+    assert_eq!(bench.settled, CORES);
+    answers.try_recv().unwrap().unwrap();
+}
