@@ -320,6 +320,32 @@ impl Queue {
     }
 }
 
+/// An ICReq, and a Connect for I/O queue 1 with its capsule: what a connection hears first.
+pub(crate) fn set_up_capsules() -> (Vec<u8>, Vec<u8>) {
+    let mut request = IcReq::new_zeroed();
+    request.common = common(PduType::IcReq.0, IC_LEN, 0, IC_LEN);
+    let mut command = ConnectCommand::new_zeroed();
+    command.opcode = FABRICS_OPCODE;
+    command.flags = FLAGS_SGL;
+    command.fabrics_type = FabricsType::Connect.0;
+    command.sgl = sgl(1024, SGL_IN_CAPSULE);
+    command.queue_id = 1.into();
+    command.queue_size_z = 127.into();
+    let data = ConnectData::new_zeroed();
+    let header = common(PduType::CapsuleCmd.0, 72, 72, 72 + 1024);
+    (request.as_bytes().to_vec(), [header.as_bytes(), command.as_bytes(), data.as_bytes()].concat())
+}
+
+/// A command of one 4 KiB block, with `data` bytes in its capsule.
+pub(crate) fn io_capsule(opcode: u8, command_id: u16, lba: u64, data: usize) -> Vec<u8> {
+    let mut command = io_command(opcode, command_id, 1, lba, 1);
+    let (identifier, offset) = if data == 0 { (SGL_TRANSPORT, 0) } else { (SGL_IN_CAPSULE, 72) };
+    command.sgl = sgl(4096, identifier);
+    let header = common(PduType::CapsuleCmd.0, 72, offset, 72 + data);
+    let payload = vec![0xA5; data];
+    [CapsuleCmd { common: header, command }.as_bytes(), &payload].concat()
+}
+
 fn common(pdu_type: u8, header_len: usize, data_offset: usize, pdu_len: usize) -> CommonHeader {
     let mut header = CommonHeader::new_zeroed();
     header.pdu_type = pdu_type;

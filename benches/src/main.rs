@@ -3,6 +3,7 @@
 mod allocations;
 mod initiator;
 mod load;
+mod micro;
 mod plot;
 mod suite;
 
@@ -17,6 +18,8 @@ static ALLOCATOR: allocations::Counting = allocations::Counting;
 enum Command {
     /// Loads an NVMe/TCP namespace and prints what was measured as JSON.
     Load(load::Load),
+    /// Nanoseconds per operation of the parts.
+    Micro,
     /// Runs a node and every cell of the table; writes JSON and an image.
     Suite(suite::Suite),
 }
@@ -24,6 +27,7 @@ enum Command {
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Load(load) => println!("{}", serde_json::to_string(&load::run(&load)?)?),
+        Command::Micro => micro::run()?,
         Command::Suite(suite) => suite::run(&suite)?,
     }
     Ok(())

@@ -7,6 +7,9 @@
 pub mod conformance;
 pub mod kernel;
 pub mod ram;
+mod shared;
+
+pub use shared::Shared;
 
 use crate::dma::{Buf, Slice};
 
