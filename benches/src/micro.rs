@@ -1,7 +1,7 @@
 //! Micro measurements: nanoseconds per operation of the parts that every command goes through.
 //!
-//! Each part runs in rounds of a fixed count; the median round counts. On a busy machine compare the
-//! figures of one run with each other, not with those of another day.
+//! Each part runs in rounds of a fixed count; the median round counts. On a busy machine compare
+//! the figures of one run with each other, not with those of another day.
 
 use crate::initiator::{io_capsule, set_up_capsules};
 use anyhow::{Context, Result, ensure};

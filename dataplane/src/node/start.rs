@@ -12,7 +12,7 @@ use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity
 use crate::core::{Clock, Core, CoreParts, CoreStats, Links, ShardSeat, mesh, run};
 use crate::disk::kernel::{KernelFile, KernelOptions, SelfDriven};
 use crate::disk::ram::RamDisk;
-use crate::disk::{Completion, Disk, Info, Op, Tag};
+use crate::disk::{Disk, Shared};
 use crate::dma::{Arena, Pool};
 use crate::frontend::Frontend;
 use crate::net::{ListenerId, Net};
@@ -22,7 +22,6 @@ use crate::volume::ShardAddress;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hashbrown::HashMap;
 use nvmeof_target::connection::Config as ConnectionConfig;
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -255,49 +254,13 @@ fn open_ram(size: u64, shards: usize, pool: &Rc<Pool>) -> Result<OpenDisk, Start
     for part in disk.partitions(shards) {
         let incarnation = Uuid::new_v4().as_u64_pair().0;
         let options = FormatOptions::new(Uuid::new_v4(), incarnation);
-        let lent = Lent::new(part);
-        store::format(Box::new(lent.clone()), None, &options, pool)
+        let shared = Shared::new(part);
+        store::format(Box::new(shared.clone()), None, &options, pool)
             .map_err(|error| fail(error.to_string()))?;
-        parts.push(Some(lent.back()));
+        parts.push(Some(shared.into_inner().expect("the formatter has dropped its handle")));
     }
     let media = Media::Ram(Arc::new(Mutex::new(parts)));
     Ok(OpenDisk { path: "ram".into(), uuid, mode: mode_name(Mode::Intent), shards, media })
-}
-
-/// A RAM disk while it is formatted, to be had back afterwards.
-#[derive(Clone)]
-struct Lent {
-    info: Info,
-    disk: Rc<RefCell<RamDisk>>,
-}
-
-impl Lent {
-    fn new(disk: RamDisk) -> Self {
-        Self { info: disk.info().clone(), disk: Rc::new(RefCell::new(disk)) }
-    }
-
-    fn back(self) -> RamDisk {
-        let disk = Rc::into_inner(self.disk).expect("the formatter has dropped its handle");
-        disk.into_inner()
-    }
-}
-
-impl Disk for Lent {
-    fn info(&self) -> &Info {
-        &self.info
-    }
-
-    fn submit(&mut self, tag: Tag, op: Op) {
-        self.disk.borrow_mut().submit(tag, op);
-    }
-
-    fn poll(&mut self, done: &mut Vec<Completion>) {
-        self.disk.borrow_mut().poll(done);
-    }
-
-    fn in_flight(&self) -> usize {
-        self.disk.borrow().in_flight()
-    }
 }
 
 fn mode_name(mode: Mode) -> &'static str {
