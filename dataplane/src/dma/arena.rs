@@ -330,4 +330,30 @@ mod tests {
         drop(whole);
         assert_eq!(pool.available(), BUF_MAX);
     }
+
+    #[test]
+    fn an_empty_pool_is_not_merged_again_and_again() {
+        let pool = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        let mut small: Vec<Buf> = (0..512).map(|_| pool.alloc(PAGE).unwrap()).collect();
+        drop(small.split_off(256));
+        assert!(pool.alloc(BUF_MAX).is_none());
+        assert!(!pool.may_merge.get(), "merged, to no avail");
+        assert!(pool.alloc(BUF_MAX).is_none());
+        assert!(!pool.is_low() && !pool.is_scarce());
+        drop(small);
+        assert!(pool.alloc(BUF_MAX).is_some(), "what came back is merged");
+    }
+
+    #[test]
+    fn a_pool_knows_how_full_it_is() {
+        let pool = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        let mut held: Vec<Buf> = (0..384).map(|_| pool.alloc(PAGE).unwrap()).collect();
+        assert!(!pool.is_low());
+        held.push(pool.alloc(PAGE).unwrap());
+        assert!(pool.is_low() && !pool.is_scarce());
+        held.extend((0..96).map(|_| pool.alloc(PAGE).unwrap()));
+        assert!(pool.is_scarce());
+        held.truncate(384);
+        assert!(!pool.is_low() && !pool.is_scarce());
+    }
 }

@@ -109,3 +109,34 @@ impl Connection {
         !self.is_sending() && !matches!(self.input, Input::Receiving)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection() -> Connection {
+        let protocol = protocol::Connection::new(ConnectionId(1), Default::default(), Now::ZERO);
+        Connection::new(ConnectionId(1), protocol)
+    }
+
+    #[test]
+    fn a_send_that_nobody_takes_is_stuck_after_a_while() {
+        let mut connection = connection();
+        let start = Now::from_secs(100);
+        assert!(!connection.is_send_stuck(start));
+        connection.parts = None;
+        assert!(!connection.is_send_stuck(start + Now::from_secs(40)), "noticed only now");
+        assert!(!connection.is_send_stuck(start + Now::from_secs(69)));
+        assert!(connection.is_send_stuck(start + Now::from_secs(70)));
+        // Another send is another wait.
+        connection.sending_since = None;
+        assert!(!connection.is_send_stuck(start + Now::from_secs(71)));
+        connection.state = State::Closing;
+        assert!(connection.is_send_stuck(start + Now::from_secs(72)));
+    }
+
+    #[test]
+    fn who_has_not_connected_gets_a_page() {
+        assert_eq!(connection().staging_len(), PAGE);
+    }
+}

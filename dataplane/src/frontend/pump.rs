@@ -586,3 +586,27 @@ impl<O: Outbound> Surroundings for Door<'_, O> {
         self.requests.submit(origin, volume, request, &mut self.around);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Arena;
+
+    #[test]
+    fn staging_grows_while_the_pool_can_spare_it() {
+        let pool = Arena::new(1 << 21, 1).unwrap().pool(0);
+        let small = pool.alloc(STAGING_FIRST).unwrap();
+        let grown_once = grown(small, 64 << 10, &pool);
+        assert_eq!(grown_once.len(), 64 << 10);
+        assert_eq!(pool.available(), (2 << 20) - (64 << 10), "the small one is free again");
+        let kept = grown(grown_once, 16 << 10, &pool);
+        assert_eq!(kept.len(), 64 << 10);
+        let rest: Vec<_> =
+            std::iter::from_fn(|| (!pool.is_low()).then(|| pool.alloc(STAGING_FIRST)))
+                .flatten()
+                .collect();
+        let small = pool.alloc(STAGING_FIRST).unwrap();
+        assert_eq!(grown(small, 64 << 10, &pool).len(), STAGING_FIRST);
+        drop(rest);
+    }
+}
