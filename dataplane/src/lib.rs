@@ -8,6 +8,8 @@ pub mod core;
 pub mod disk;
 pub mod dma;
 mod frontend;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod net;
 pub mod node;
 pub mod sim;

@@ -3,6 +3,7 @@
 use super::catalogue::{self, Catalogue};
 use super::layout::Areas;
 use super::map::{Map, Owner, VOLUME_CHUNKS_MAX};
+use super::page::GENERATION_MAX;
 use super::{ChunkKey, VolumeId};
 use storage_spec::crc32c;
 use storage_spec::disk::{
@@ -289,6 +290,9 @@ impl Decoder {
     fn take_generations(&mut self, entries: &[u8]) -> Option<()> {
         for entry in entries.chunks_exact(4) {
             let generation = u32::from_le_bytes(entry.try_into().expect("four bytes"));
+            if generation > GENERATION_MAX {
+                return None;
+            }
             *self.tables.map.generations.get_mut(self.generations)? = generation;
             self.generations += 1;
         }

@@ -12,6 +12,8 @@ mod checkpoint;
 mod checkpointing;
 mod device;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod journal;
 mod layout;
 mod map;

@@ -6,6 +6,9 @@ use storage_spec::crc32c;
 use storage_spec::disk::{self, BLOCK, REGION_BLOCKS, SLAB_BLOCKS, SLAB_REGIONS, Sealed, SlabPage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+/// Highest generation that a disk may name: none that counts on from it wraps.
+pub(super) const GENERATION_MAX: u32 = u32::MAX - (1 << 30);
+
 /// Which blocks of a slab hold data, and what their bytes are.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Page {
@@ -108,6 +111,7 @@ impl Page {
             && page.volume == identity.owner.volume.0
             && page.chunk == identity.owner.chunk
             && page.index == u32::from(identity.owner.index)
+            && page.generation.get() <= GENERATION_MAX
             && page.is_intact();
         matches.then(|| {
             let decoded = Self {

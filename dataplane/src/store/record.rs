@@ -3,6 +3,7 @@
 use super::VolumeId;
 use super::catalogue;
 use super::map::{Owner, VOLUME_CHUNKS_MAX};
+use super::page::GENERATION_MAX;
 use storage_spec::disk::{self, BlockRange, CHUNK_SLABS, MapRecord, RecordHead, SLAB_BLOCKS};
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, IntoBytes};
@@ -193,7 +194,8 @@ fn decode_map(body: &[u8], slabs: u32) -> Option<(Owner, u32, u32)> {
     };
     let in_range = owner.chunk < VOLUME_CHUNKS_MAX
         && usize::from(owner.index) < CHUNK_SLABS
-        && raw.slab.get() < slabs;
+        && raw.slab.get() < slabs
+        && raw.generation.get() <= GENERATION_MAX;
     in_range.then(|| (owner, raw.slab.get(), raw.generation.get()))
 }
 

@@ -199,6 +199,9 @@ impl<'a> Redo<'a> {
         if self.tables.map.free_the_rest() > 0 {
             return Err(MountError::Inconsistent("two chunks claim one slab"));
         }
+        if self.tables.catalogue.bytes() > self.areas.catalogue_bytes {
+            return Err(MountError::Inconsistent("the catalogue has outgrown its room"));
+        }
         Ok(())
     }
 
@@ -223,7 +226,7 @@ impl<'a> Redo<'a> {
                 // One write of the page may have been under way, and one more have begun while the
                 // record waited.
                 let known = &mut self.tables.map.generations[slab as usize];
-                *known = (*known).max(generation.saturating_add(2));
+                *known = (*known).max(generation + 2);
             }
             Record::Put { key, value } => self.tables.catalogue.put(key, value),
             Record::Delete { key } => self.tables.catalogue.delete(key),
@@ -449,7 +452,9 @@ impl<'a> Redo<'a> {
     pub(super) async fn write_pages(&mut self) -> Result<(), MountError> {
         let mut pages = std::mem::take(&mut self.pages);
         for (slab, held) in pages.drain().filter(|(_, held)| held.is_dirty) {
-            let owner = self.tables.map.owner(slab).expect("held pages have owners");
+            let Some(owner) = self.tables.map.owner(slab) else {
+                return Err(MountError::Inconsistent("two slabs claim one place"));
+            };
             let identity = Identity { incarnation: self.areas.incarnation, slab, owner };
             let generation = &mut self.tables.map.generations[slab as usize];
             *generation += 1;

@@ -51,7 +51,7 @@ impl Identity {
     }
 
     /// What a superblock says, if it is one of ours.
-    fn decode(block: &Superblock) -> Result<Self, MountError> {
+    pub(super) fn decode(block: &Superblock) -> Result<Self, MountError> {
         let version = block.version.get();
         if version != spec::VERSION {
             return Err(MountError::Version { found: version, known: spec::VERSION });
@@ -86,6 +86,7 @@ impl Identity {
 
     /// What people are told of it.
     pub(super) fn describe(&self, intact: [bool; 2]) -> Probe {
+        // A journal disk's geometry counts for nothing, and nobody has looked at it.
         let slabs = u64::from(self.layout.slabs) * u64::from(self.layout.shards);
         Probe {
             disk: self.disk,
@@ -95,8 +96,8 @@ impl Identity {
             incarnation: self.incarnation,
             mode: self.layout.mode,
             shards: self.layout.shards,
-            data_bytes: slabs * (spec::SLAB_BLOCKS * BLOCK) as u64,
-            journal_bytes: self.layout.journal_blocks * BLOCK as u64,
+            data_bytes: slabs.saturating_mul((spec::SLAB_BLOCKS * BLOCK) as u64),
+            journal_bytes: self.layout.journal_blocks.saturating_mul(BLOCK as u64),
             intact,
         }
     }
