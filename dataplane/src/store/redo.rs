@@ -59,6 +59,9 @@ impl Survey {
                 Found::Batch(batch) => {
                     let rotten = ring.rotten_payload(&batch).await?;
                     if !rotten.is_empty() && !ring.is_followed(&batch).await? {
+                        if ring.has_later(batch.end).await? {
+                            return Err(MountError::JournalDamaged { sequence: mark.sequence });
+                        }
                         // The crash came while this batch was being written.
                         survey.is_torn = true;
                         return Ok(survey);
