@@ -25,7 +25,13 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    match Command::parse() {
+    // `cargo xtask bench` alone runs the whole suite.
+    let arguments = std::env::args();
+    let command = match arguments.len() {
+        0 | 1 => Command::parse_from(["benches", "suite"]),
+        _ => Command::parse(),
+    };
+    match command {
         Command::Load(load) => println!("{}", serde_json::to_string(&load::run(&load)?)?),
         Command::Micro => micro::run()?,
         Command::Suite(suite) => suite::run(&suite)?,
