@@ -91,7 +91,8 @@ pub enum MountError {
         /// Sequence of the damaged batch.
         sequence: u64,
     },
-    /// The device can read no copy of a metadata page that the journal changes. Another attempt may.
+    /// The device can read no copy of a metadata page that the journal changes. Another attempt
+    /// may.
     #[error("the metadata page of slab {slab} cannot be read; try again, or check the device")]
     PageUnreadable {
         /// The slab within the shard.
