@@ -6,10 +6,12 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -69,10 +71,15 @@ impl Server {
             .build()?;
         let (stop, stopped) = oneshot::channel();
         let work = async move {
-            let api = accept_unix(UnixListener::from_std(socket)?, router(Arc::clone(&node), info));
-            tokio::spawn(api);
+            let unix = UnixListener::from_std(socket)?;
+            let api = router(Arc::clone(&node), info);
+            tokio::spawn(serve(api, move |cx| unix.poll_accept(cx).map_ok(|(stream, _)| stream)));
             if let Some(tcp) = tcp {
-                tokio::spawn(accept_tcp(TcpListener::from_std(tcp)?, metrics_router(node)));
+                let tcp = TcpListener::from_std(tcp)?;
+                let metrics = metrics_router(node);
+                tokio::spawn(serve(metrics, move |cx| {
+                    tcp.poll_accept(cx).map_ok(|(stream, _)| stream)
+                }));
             }
             // Either way the server ends: its owner asked, or is gone.
             let _ = stopped.await;
@@ -115,29 +122,16 @@ fn listen(address: SocketAddr) -> Result<StdTcpListener, ServerError> {
     bind().map_err(|source| ServerError::Metrics { address, source })
 }
 
-async fn accept_unix(listener: UnixListener, router: Router) {
+/// Serves what `accept` gives, a bounded number of connections at once.
+async fn serve<S>(router: Router, accept: impl Fn(&mut Context<'_>) -> Poll<io::Result<S>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = Arc::clone(&room).acquire_owned().await;
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let router = router.clone();
-                tokio::spawn(async move {
-                    converse(stream, router).await;
-                    drop(permit);
-                });
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-async fn accept_tcp(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let permit = Arc::clone(&room).acquire_owned().await;
-        match listener.accept().await {
-            Ok((stream, _)) => {
+        match poll_fn(&accept).await {
+            Ok(stream) => {
                 let router = router.clone();
                 tokio::spawn(async move {
                     converse(stream, router).await;
