@@ -10,6 +10,7 @@ pub mod dma;
 mod frontend;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod hardware;
 pub mod net;
 pub mod node;
 pub mod sim;

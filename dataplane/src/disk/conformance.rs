@@ -26,6 +26,11 @@ type Check = fn(&mut Rig);
 /// Runs every check, each on a disk of its own from `make`; contents at first are whatever they
 /// are. Panics where a promise is broken.
 pub fn run(make: &mut dyn FnMut() -> Box<dyn Disk>) {
+    run_with_arena(&mut |_| make());
+}
+
+/// As [`run`], for drivers whose device has to know the arena that the buffers come from.
+pub fn run_with_arena(make: &mut dyn FnMut(&Arena) -> Box<dyn Disk>) {
     let checks: &[(&str, Check)] = &[
         ("info", info_is_sane),
         ("reads what was written", reads_what_was_written),
@@ -39,11 +44,12 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Disk>) {
         ("flush and fua", flush_and_fua),
         ("random mix", random_mix_matches_a_model),
     ];
-    let pool = Arena::new(POOL_BYTES, 1).expect("memory for the suite").pool(0);
+    let arena = Arena::new(POOL_BYTES, 1).expect("memory for the suite");
+    let pool = arena.pool(0);
     let free = pool.available();
     for (name, check) in checks {
         println!("conformance: {name}");
-        let mut rig = Rig::new(make(), &pool);
+        let mut rig = Rig::new(make(&arena), &pool);
         check(&mut rig);
         assert_eq!(rig.disk.in_flight(), 0, "{name}: nothing is left in flight");
         drop(rig);

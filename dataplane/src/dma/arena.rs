@@ -143,6 +143,10 @@ impl Arena {
         }
     }
 
+    pub(super) fn inner(&self) -> &'static Inner {
+        self.inner
+    }
+
     /// Start of the mapping and its length in bytes, for registration with the kernel or an IOMMU.
     #[must_use]
     pub fn mapping(&self) -> (NonNull<u8>, usize) {

@@ -111,6 +111,10 @@ impl Buf {
         self.first_page
     }
 
+    pub(super) fn arena(&self) -> &'static Inner {
+        self.arena
+    }
+
     fn crc_cells(&self) -> NonNull<u32> {
         self.arena.crc_ptr(self.first_page)
     }
@@ -203,6 +207,15 @@ impl Slice {
     pub fn slice(&self, offset: usize, len: usize) -> Self {
         assert!(offset + len <= self.len as usize, "{offset}+{len} within {}", self.len);
         Self { buf: self.buf.clone(), offset: self.offset + offset as u32, len: len as u32 }
+    }
+
+    pub(super) fn arena(&self) -> &'static Inner {
+        self.buf.arena
+    }
+
+    /// First byte's place in the arena's mapping.
+    pub(super) fn arena_offset(&self) -> u64 {
+        u64::from(self.buf.first_page) * PAGE as u64 + u64::from(self.offset)
     }
 
     /// The whole allocation as a buffer again, if nobody else holds any part of it; dropped if not.

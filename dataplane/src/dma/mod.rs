@@ -9,10 +9,12 @@
 
 mod arena;
 mod buf;
+mod device;
 mod region;
 
 pub use arena::{Arena, ArenaError, Pool};
 pub use buf::{Buf, Slice};
+pub use device::{ArenaMap, DeviceMemory, Span, Unmap};
 pub use region::Region;
 
 /// Bytes in a page: the unit of allocation, of alignment, and of checksums.

@@ -54,6 +54,12 @@ impl Region {
         Self { mapping: Arc::clone(&self.mapping), range: tail }
     }
 
+    /// Start and length in bytes, to be mapped for a device.
+    #[must_use]
+    pub fn mapping(&self) -> (NonNull<u8>, usize) {
+        (NonNull::new(self.start()).expect("part of a mapping"), self.len())
+    }
+
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
