@@ -3,6 +3,7 @@
 use super::status::Status;
 use bitfield_struct::bitfield;
 use open_enum::open_enum;
+use zerocopy::big_endian;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -94,6 +95,9 @@ pub const FUSE_SECOND: u8 = 2;
 /// [`CommandFlags::psdt`] that says SGL, the metadata pointer being an address.
 pub const PSDT_SGL: u8 = 1;
 
+/// [`CommandFlags::psdt`] that says PRP.
+pub const PSDT_PRP: u8 = 0;
+
 /// Which way a command's data go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -128,6 +132,11 @@ const _: () = assert!(size_of::<SglDescriptor>() == 16);
 pub const SGL_IN_CAPSULE: u8 = 0x01;
 /// Transport data block (type 5h, subtype Ah): data moved by the transport.
 pub const SGL_TRANSPORT: u8 = 0x5A;
+
+/// Data block at an address (type 0h, subtype 0h).
+pub const SGL_DATA_BLOCK: u8 = 0x00;
+/// Last segment of a list at an address (type 3h, subtype 0h).
+pub const SGL_LAST_SEGMENT: u8 = 0x30;
 
 /// Completion queue entry (section 3.3.3.2).
 #[repr(C)]
@@ -208,8 +217,16 @@ pub enum NvmOpcode {
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdminOpcode {
+    /// Delete I/O Submission Queue.
+    DeleteSubmissionQueue = 0x00,
+    /// Create I/O Submission Queue.
+    CreateSubmissionQueue = 0x01,
     /// Get Log Page.
     GetLogPage = 0x02,
+    /// Delete I/O Completion Queue.
+    DeleteCompletionQueue = 0x04,
+    /// Create I/O Completion Queue.
+    CreateCompletionQueue = 0x05,
     /// Identify.
     Identify = 0x06,
     /// Abort.
@@ -226,6 +243,10 @@ pub enum AdminOpcode {
     NamespaceAttachment = 0x15,
     /// Keep Alive.
     KeepAlive = 0x18,
+    /// Doorbell Buffer Config.
+    DoorbellBufferConfig = 0x7C,
+    /// Format NVM.
+    FormatNvm = 0x80,
     /// Fabrics command.
     Fabrics = FABRICS_OPCODE,
 }
@@ -252,6 +273,22 @@ pub struct IoDword12 {
     pub force_unit_access: bool,
     /// Limited Retry.
     pub limited_retry: bool,
+}
+
+/// [`IoDword12::protection`].
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub struct ProtectionField {
+    /// PRCHK: the reference tag is checked.
+    pub check_reference: bool,
+    /// PRCHK: the application tag is checked.
+    pub check_application: bool,
+    /// PRCHK: the guard is checked.
+    pub check_guard: bool,
+    /// PRACT: the controller inserts the information on writes and strips it on reads.
+    pub action: bool,
+    #[bits(4)]
+    __: u8,
 }
 
 /// Dword 10 of Dataset Management.
@@ -332,6 +369,21 @@ pub struct CopyRange {
     pub reserved_2: [u8; 6],
 }
 const _: () = assert!(size_of::<CopyRange>() == 24);
+
+/// Protection information of 8 bytes: 16-bit guard (NVM section 5.2.1). Big endian, alone of all.
+#[repr(C)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+pub struct ProtectionInformation {
+    /// CRC-16/T10-DIF of the block, and of the metadata before this.
+    pub guard: big_endian::U16,
+    /// Application tag; FFFFh switches the checks of reads off.
+    pub application: big_endian::U16,
+    /// Reference tag: the low half of the LBA in types 1 and 2.
+    pub reference: big_endian::U32,
+}
+const _: () = assert!(size_of::<ProtectionInformation>() == 8);
 
 /// Bytes of a Copy source range of format 0h.
 pub const COPY_RANGE_FORMAT_0: usize = 32;

@@ -498,6 +498,71 @@ pub struct LbaFormat {
 }
 const _: () = assert!(size_of::<LbaFormat>() == 4);
 
+/// OACS: optional admin commands.
+#[bitfield(u16)]
+pub struct AdminCommands {
+    /// Security Send and Receive.
+    pub security: bool,
+    /// Format NVM.
+    pub format: bool,
+    /// Firmware download and commit.
+    pub firmware: bool,
+    /// Namespace Management and Attachment.
+    pub namespace_management: bool,
+    /// Device Self-test.
+    pub self_test: bool,
+    /// Directives.
+    pub directives: bool,
+    /// Management interface.
+    pub management: bool,
+    /// Virtualization Management.
+    pub virtualization: bool,
+    /// Doorbell Buffer Config.
+    pub doorbell_buffer: bool,
+    #[bits(7)]
+    __: u8,
+}
+
+/// FLBAS: the format in use.
+#[bitfield(u8)]
+pub struct FormattedSize {
+    /// Low bits of the format's number.
+    #[bits(4)]
+    pub index_low: u8,
+    /// Metadata follow their block in the data instead of a buffer of their own.
+    pub extended: bool,
+    /// High bits of the format's number.
+    #[bits(2)]
+    pub index_high: u8,
+    #[bits(1)]
+    __: u8,
+}
+
+/// DPS: protection information that is.
+#[bitfield(u8)]
+pub struct ProtectionSettings {
+    /// 0 none, else types 1 to 3.
+    #[bits(3)]
+    pub kind: u8,
+    /// It lies in the first bytes of the metadata, not in the last.
+    pub first: bool,
+    #[bits(4)]
+    __: u8,
+}
+
+/// ELBAF: what a format has beyond [`LbaFormat`].
+#[bitfield(u32)]
+pub struct ExtendedFormat {
+    /// STS: bits of the storage tag.
+    #[bits(7)]
+    pub storage_tag_bits: u8,
+    /// PIF: 0 a 16-bit guard, 1 32, 2 64.
+    #[bits(2)]
+    pub guard: u8,
+    #[bits(23)]
+    __: u32,
+}
+
 /// NSFEAT.
 #[bitfield(u8)]
 pub struct NamespaceFeatures {

@@ -333,6 +333,10 @@ pub struct AsyncEvent {
     __: u8,
 }
 
+/// [`AsyncEvent::kind`]: an error that belongs to no command.
+pub const EVENT_ERROR: u8 = 0;
+/// [`AsyncEvent::kind`]: the health log has a new critical warning.
+pub const EVENT_HEALTH: u8 = 1;
 /// [`AsyncEvent::kind`] of notices.
 pub const EVENT_NOTICE: u8 = 2;
 /// [`AsyncEvent::information`]: a namespace was added, removed or changed.

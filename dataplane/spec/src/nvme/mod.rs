@@ -7,4 +7,5 @@ pub mod command;
 pub mod feature;
 pub mod identify;
 pub mod log;
+pub mod pci;
 pub mod status;

@@ -54,6 +54,18 @@ impl Status {
         self.code() == 0 && self.kind() == GENERIC
     }
 
+    /// Whether it is about media or data integrity (SCT 2h).
+    #[must_use]
+    pub const fn is_media(self) -> bool {
+        self.kind() == MEDIA
+    }
+
+    /// Whether it is about the path to the controller (SCT 3h).
+    #[must_use]
+    pub const fn is_path(self) -> bool {
+        self.kind() == PATH
+    }
+
     /// Whether type and code are those of `other`, whatever DNR, More and CRD say.
     #[must_use]
     pub const fn is(self, other: Self) -> bool {
@@ -153,6 +165,12 @@ impl Status {
     pub const CONNECT_RESTART_DISCOVERY: Self = Self::of(SPECIFIC, 0x83);
     /// 84h (Connect): the host is not allowed.
     pub const CONNECT_INVALID_HOST: Self = Self::of(SPECIFIC, 0x84);
+    /// 00h (Create I/O Submission Queue): its completion queue is not there.
+    pub const COMPLETION_QUEUE_INVALID: Self = Self::of(SPECIFIC, 0x00);
+    /// 08h (Create I/O Completion Queue).
+    pub const INVALID_INTERRUPT_VECTOR: Self = Self::of(SPECIFIC, 0x08);
+    /// 0Ch (Delete I/O Completion Queue): a submission queue still uses it.
+    pub const INVALID_QUEUE_DELETION: Self = Self::of(SPECIFIC, 0x0C);
     /// 90h: the discovery log changed while it was read.
     pub const DISCOVER_RESTART: Self = Self::of(SPECIFIC, 0x90);
     /// 91h.
@@ -175,6 +193,12 @@ impl Status {
     pub const WRITE_FAULT: Self = Self::of(MEDIA, 0x80);
     /// 81h.
     pub const UNRECOVERED_READ_ERROR: Self = Self::of(MEDIA, 0x81);
+    /// 82h: the guard of protection information is not that of the data.
+    pub const GUARD_CHECK_ERROR: Self = Self::of(MEDIA, 0x82);
+    /// 83h.
+    pub const APPLICATION_TAG_CHECK_ERROR: Self = Self::of(MEDIA, 0x83);
+    /// 84h: the reference tag is not that of the block.
+    pub const REFERENCE_TAG_CHECK_ERROR: Self = Self::of(MEDIA, 0x84);
     /// 85h.
     pub const COMPARE_FAILURE: Self = Self::of(MEDIA, 0x85);
     /// 86h.
