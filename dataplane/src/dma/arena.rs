@@ -2,6 +2,7 @@
 
 use super::{Buf, PAGE};
 use crossbeam_queue::ArrayQueue;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +13,9 @@ const TOP_ORDER: usize = ORDERS - 1;
 
 /// Largest buffer in bytes.
 pub(super) const BUF_MAX: usize = PAGE << TOP_ORDER;
+
+/// Bytes in a huge page.
+pub(super) const HUGE_PAGE: usize = 2 << 20;
 
 /// One allocation: its first page, order, and the pool it belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +94,7 @@ pub enum ArenaError {
 pub struct Arena {
     inner: &'static Inner,
     pages_per_pool: u32,
+    is_on_huge_pages: bool,
 }
 
 impl Arena {
@@ -98,15 +103,49 @@ impl Arena {
     /// # Errors
     /// [`ArenaError::Map`] when the kernel has no such memory.
     pub fn new(bytes_per_pool: usize, pools: usize) -> Result<Self, ArenaError> {
+        Self::with(bytes_per_pool, pools, false)
+    }
+
+    /// As [`Arena::new`], on huge pages that the operator has reserved (`vm.nr_hugepages`) if there
+    /// are enough: a device translates and the kernel pins 2 MiB at once, and without an IOMMU
+    /// they alone stay where they are.
+    ///
+    /// # Errors
+    /// As [`Arena::new`].
+    pub fn for_devices(bytes_per_pool: usize, pools: usize) -> Result<Self, ArenaError> {
+        Self::with(bytes_per_pool, pools, true)
+    }
+
+    fn with(bytes_per_pool: usize, pools: usize, try_huge: bool) -> Result<Self, ArenaError> {
         assert!((1..=255).contains(&pools));
         let pages_per_pool = bytes_per_pool.div_ceil(BUF_MAX).max(1) * (BUF_MAX / PAGE);
         let pages = pages_per_pool * pools;
-        let memory = map(pages * PAGE)?;
+        let huge = if try_huge { map_huge(pages * PAGE).ok() } else { None };
+        let memory = huge.map_or_else(|| map(pages * PAGE), Ok)?;
         let crcs = map(pages * size_of::<u32>())?.cast();
         let counts = (0..pages).map(|_| AtomicU32::new(0)).collect();
         let returns = (0..pools).map(|_| ArrayQueue::new(pages_per_pool)).collect();
         let inner = Box::leak(Box::new(Inner { memory, crcs, counts, returns }));
-        Ok(Self { inner, pages_per_pool: pages_per_pool as u32 })
+        let is_on_huge_pages = huge.is_some();
+        Ok(Self { inner, pages_per_pool: pages_per_pool as u32, is_on_huge_pages })
+    }
+
+    /// Whether the buffers lie in huge pages.
+    #[must_use]
+    pub fn is_on_huge_pages(&self) -> bool {
+        self.is_on_huge_pages
+    }
+
+    /// Has the kernel provide every page now, before any pool is in use.
+    pub(crate) fn touch(&self) {
+        for page in 0..self.inner.counts.len() as u32 {
+            // SAFETY: a byte of our mapping, read and written back as it is; volatile, so that it
+            // happens at all.
+            unsafe {
+                let byte = self.inner.page_ptr(page).as_ptr();
+                byte.write_volatile(byte.read_volatile());
+            }
+        }
     }
 
     /// The pool of core `core`. Called once for each.
@@ -155,16 +194,19 @@ impl Arena {
 }
 
 pub(super) fn map(bytes: usize) -> Result<NonNull<u8>, ArenaError> {
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+    map_with(bytes, MapFlags::PRIVATE | MapFlags::NORESERVE)
+}
+
+/// Memory of huge pages, reserved at once: there are enough of them, or it fails here.
+pub(super) fn map_huge(bytes: usize) -> Result<NonNull<u8>, ArenaError> {
+    assert!(bytes.is_multiple_of(HUGE_PAGE));
+    map_with(bytes, MapFlags::PRIVATE | MapFlags::HUGETLB | MapFlags::HUGE_2MB)
+}
+
+fn map_with(bytes: usize, flags: MapFlags) -> Result<NonNull<u8>, ArenaError> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-    let mapped = unsafe {
-        mmap_anonymous(
-            std::ptr::null_mut(),
-            bytes,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        )
-    };
+    let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, flags) };
     let memory = mapped.map_err(|source| ArenaError::Map { bytes, source })?;
     Ok(NonNull::new(memory.cast()).expect("the kernel maps nothing at address zero"))
 }

@@ -37,6 +37,16 @@ impl Region {
         Ok(Self { mapping: Arc::new(Mapping { start, len }), range: 0..len })
     }
 
+    /// Maps `len` bytes, rounded up, of huge pages that the operator has reserved.
+    ///
+    /// # Errors
+    /// When there are not enough of them.
+    pub fn on_huge_pages(len: usize) -> Result<Self, ArenaError> {
+        let len = len.next_multiple_of(arena::HUGE_PAGE).max(arena::HUGE_PAGE);
+        let start = arena::map_huge(len)?;
+        Ok(Self { mapping: Arc::new(Mapping { start, len }), range: 0..len })
+    }
+
     /// Length in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a region of no bytes is never made")]
