@@ -45,6 +45,11 @@ const SIGNATURES: [(u64, &[u8], &str); 15] = [
     (0x8001, b"CD001", "an ISO 9660 image"),
 ];
 
+/// Whether content that [`of`] names is part of something larger, put together at start.
+pub(super) fn is_member(what: &str) -> bool {
+    ["LVM", "RAID", "Ceph", "Btrfs"].iter().any(|word| what.contains(word))
+}
+
 /// Looks at a disk. With `open`, disks of ours are told from others.
 pub(super) fn of(path: &Path, open: Option<(&Bench, &KernelFile)>) -> Result<Content, Failure> {
     if let Some((bench, file)) = open {

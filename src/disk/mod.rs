@@ -3,16 +3,19 @@
 //! What may hold somebody's data is left alone unless the user insists; what is mounted or
 //! otherwise in use is left alone always.
 
+mod bind;
 mod content;
+mod drive;
+mod list;
 mod medium;
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
-use crate::output::{Format, Table, print, print_json};
+use crate::output::{Format, print, print_json};
 use crate::size::Size;
 use clap::{Args, Subcommand, ValueEnum};
 use content::Content;
-use dataplane::disk::kernel::{Allocation, DeviceEntry, KernelFile, create_file, list_devices};
+use dataplane::disk::kernel::{Allocation, KernelFile, create_file};
 use dataplane::store;
 use medium::{Bench, opened};
 use serde::Serialize;
@@ -32,6 +35,12 @@ pub enum Command {
         /// Only these
         paths: Vec<PathBuf>,
     },
+    /// Give a controller to vfio-pci, for a node to drive; refuses one whose disks are in use
+    Bind(bind::BindOptions),
+    /// Give a controller back to its kernel driver
+    Unbind(bind::UnbindOptions),
+    /// Show all that is known of a drive, and light its slot
+    Identify(bind::IdentifyOptions),
     /// Verify every structure and every checksum of a disk that no node runs on; writes nothing
     Check(CheckOptions),
 }
@@ -101,7 +110,10 @@ pub struct CheckOptions {
 pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Format(options) => format(options, global.output),
-        Command::List { paths } => list(paths, global.output),
+        Command::List { paths } => list::list(paths, global),
+        Command::Bind(options) => bind::bind(options, global.output),
+        Command::Unbind(options) => bind::unbind(options, global.output),
+        Command::Identify(options) => bind::identify(options, global.output),
         Command::Check(options) => check(options, global.output),
     }
 }
@@ -243,98 +255,6 @@ fn mode_name(mode: store::Mode) -> &'static str {
         store::Mode::Intent => "intent",
         store::Mode::Data => "data",
     }
-}
-
-#[derive(Debug, Serialize)]
-struct Listed {
-    path: PathBuf,
-    size: u64,
-    model: Option<String>,
-    rotational: bool,
-    /// What is on it, for people; `None` where it could not be looked at.
-    content: Option<String>,
-    /// Identity, of a Basalt disk.
-    uuid: Option<Uuid>,
-    used_by: Option<String>,
-}
-
-fn list(paths: &[PathBuf], output: Format) -> Result<(), Failure> {
-    let devices: Vec<DeviceEntry> = if paths.is_empty() {
-        list_devices().map_err(|e| Failure::io("cannot list the machine's disks", &e))?
-    } else {
-        let known = list_devices().unwrap_or_default();
-        let named = paths.iter().map(|path| {
-            let device = known.iter().find(|device| device.path == *path).cloned();
-            device.map_or_else(|| plain(path), Ok)
-        });
-        named.collect::<Result<_, _>>()?
-    };
-    let bench = Bench::new()?;
-    let listed: Vec<Listed> = devices.into_iter().map(|device| look(&bench, device)).collect();
-    if output == Format::Json {
-        return print_json(&listed);
-    }
-    let mut table = Table::new(&["PATH", ">SIZE", "KIND", "CONTENT", "USED BY", "MODEL"]);
-    for disk in listed {
-        table.row([
-            disk.path.display().to_string(),
-            Size(disk.size).to_string(),
-            (if disk.rotational { "hdd" } else { "ssd" }).to_owned(),
-            disk.content.unwrap_or_else(|| "-".to_owned()),
-            disk.used_by.unwrap_or_else(|| "-".to_owned()),
-            disk.model.unwrap_or_else(|| "-".to_owned()),
-        ]);
-    }
-    print(&table.render())
-}
-
-/// A path that is no whole block device: a file or partition.
-fn plain(path: &Path) -> Result<DeviceEntry, Failure> {
-    let metadata = std::fs::metadata(path).map_err(|e| Failure::io(path.display(), &e))?;
-    Ok(DeviceEntry {
-        path: path.to_owned(),
-        size: metadata.len(),
-        model: None,
-        serial: None,
-        rotational: false,
-        read_only: metadata.permissions().readonly(),
-        used_by: None,
-    })
-}
-
-fn look(bench: &Bench, device: DeviceEntry) -> Listed {
-    let mut listed = Listed {
-        path: device.path,
-        size: device.size,
-        model: device.model,
-        rotational: device.rotational,
-        content: None,
-        uuid: None,
-        used_by: device.used_by,
-    };
-    if listed.used_by.is_some() {
-        return listed;
-    }
-    let found = match medium::open(&listed.path) {
-        Ok(file) => content::of(&listed.path, Some((bench, &file))),
-        Err(failure) if failure.exit == Exit::Refused => {
-            listed.used_by = Some("another program".to_owned());
-            return listed;
-        }
-        Err(failure) => Err(failure),
-    };
-    listed.content = Some(match found {
-        Ok(Content::Empty) => "empty".to_owned(),
-        Ok(Content::Foreign(what)) => what.to_owned(),
-        Ok(Content::Damaged(why)) => format!("basalt, damaged: {why}"),
-        Ok(Content::Basalt(probe)) => {
-            listed.uuid = Some(probe.disk);
-            let kind = if probe.is_journal { "journal" } else { mode_name(probe.mode) };
-            format!("basalt {} ({kind}, {} shards)", probe.disk, probe.shards)
-        }
-        Err(failure) => failure.text,
-    });
-    listed
 }
 
 #[derive(Debug, Serialize)]

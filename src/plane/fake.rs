@@ -104,6 +104,7 @@ impl Node for Fake {
                 capacity: 10,
                 free: 5,
                 shards: 1,
+                cores: vec![0],
                 mode: "intent".to_owned(),
                 state: "ok".to_owned(),
             }])),

@@ -5,6 +5,7 @@
 //! borrowed by anybody else.
 
 pub mod conformance;
+pub mod health;
 pub mod kernel;
 pub mod ram;
 mod shared;

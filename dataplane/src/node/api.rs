@@ -229,6 +229,8 @@ pub struct DiskInfo {
     pub free: u64,
     /// Number of shards.
     pub shards: u32,
+    /// Cores that have them.
+    pub cores: Vec<u16>,
     /// `intent` or `data`.
     pub mode: String,
     /// `ok` or `failed`.

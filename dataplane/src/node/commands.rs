@@ -7,6 +7,7 @@ use super::record::{NAME_MAX, VolumeRecord, is_name, is_size};
 use super::{Answer, Command, CommandError, DiskInfo, HostInfo};
 use crate::store;
 use crossbeam_channel::Sender;
+use std::collections::BTreeSet;
 
 /// Most volumes of a node: one subsystem's namespaces.
 pub(super) const VOLUMES_MAX: usize = 1024;
@@ -280,12 +281,19 @@ impl Control {
                 capacity: counters.capacity,
                 free: counters.free,
                 shards: disk.shards.len() as u32,
+                cores: cores(disk),
                 mode: disk.mode.to_owned(),
                 state: if counters.failed { "failed" } else { "ok" }.to_owned(),
             }
         };
         self.disks.iter().enumerate().map(info).collect()
     }
+}
+
+/// The cores that have shards of the disk, in order.
+fn cores(disk: &DiskState) -> Vec<u16> {
+    let cores: BTreeSet<u16> = disk.shards.iter().map(|address| address.core).collect();
+    cores.into_iter().collect()
 }
 
 fn not_found(name: &str) -> CommandError {

@@ -22,6 +22,7 @@
 // UNSAFETY: gives addresses to the kernel, for whose validity until completion it must vouch.
 
 mod files;
+pub mod passthrough;
 mod ring;
 mod sockets;
 mod waker;

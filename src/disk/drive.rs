@@ -1,0 +1,255 @@
+//! The drives of this machine, whoever drives them: from sysfs, and from what they answer.
+
+use dataplane::disk::health::{Concern, Health};
+use dataplane::disk::kernel::{DeviceEntry, list_devices};
+use dataplane::pci::{ControllerKind, Machine, PciFunction};
+use dataplane::uring::passthrough;
+use dataplane::vfio;
+use serde::Serialize;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A drive, as `basalt disk list` and `identify` show it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Drive {
+    /// Its path in `/dev`, where the kernel drives it.
+    pub(super) path: Option<PathBuf>,
+    /// Its controller's address.
+    pub(super) pci: Option<String>,
+    pub(super) size: u64,
+    pub(super) model: Option<String>,
+    pub(super) serial: Option<String>,
+    pub(super) firmware: Option<String>,
+    pub(super) wwid: Option<String>,
+    pub(super) rotational: bool,
+    /// The controller's driver.
+    pub(super) driver: Option<String>,
+    pub(super) group: Option<u32>,
+    pub(super) numa_node: Option<u32>,
+    /// The hot-plug slot or bay.
+    pub(super) slot: Option<String>,
+    pub(super) used_by: Option<String>,
+    #[serde(serialize_with = "health_json")]
+    pub(super) health: Option<Health>,
+    pub(super) concerns: Vec<&'static str>,
+}
+
+/// All drives: whole block devices, and controllers that the kernel does not drive.
+pub(super) fn all(machine: &Machine) -> std::io::Result<Vec<Drive>> {
+    let mut drives: Vec<Drive> =
+        list_devices()?.into_iter().map(|device| of_device(machine, device)).collect();
+    for function in machine.controllers()? {
+        let is_ours = function.driver.as_deref() == Some("vfio-pci");
+        // A controller without disks is of interest only where no kernel driver shows them.
+        if is_ours || function.driver.is_none() {
+            drives.push(of_bare_controller(machine, &function));
+        }
+    }
+    Ok(drives)
+}
+
+/// The drives of one controller; the controller itself where the kernel shows none.
+pub(super) fn of_controller(machine: &Machine, function: &PciFunction) -> Vec<Drive> {
+    let known = list_devices().unwrap_or_default();
+    let below = machine.block_devices(function.address);
+    let of_it = |entry: &DeviceEntry| below.iter().any(|device| device.path == entry.path);
+    let drives: Vec<Drive> =
+        known.into_iter().filter(of_it).map(|entry| of_device(machine, entry)).collect();
+    if drives.is_empty() { vec![of_bare_controller(machine, function)] } else { drives }
+}
+
+/// A whole block device, by its path.
+pub(super) fn of_block_device(machine: &Machine, path: &Path) -> Option<Drive> {
+    let path = fs::canonicalize(path).ok()?;
+    let known = list_devices().ok()?.into_iter().find(|device| device.path == path)?;
+    Some(of_device(machine, known))
+}
+
+impl Drive {
+    /// A partition or a file, of which nothing is known.
+    pub(super) fn of_file(path: PathBuf, size: u64) -> Self {
+        Self {
+            path: Some(path),
+            pci: None,
+            size,
+            model: None,
+            serial: None,
+            firmware: None,
+            wwid: None,
+            rotational: false,
+            driver: None,
+            group: None,
+            numa_node: None,
+            slot: None,
+            used_by: None,
+            health: None,
+            concerns: Vec::new(),
+        }
+    }
+
+    /// As the configuration names it.
+    pub(super) fn name(&self) -> String {
+        match (&self.path, &self.pci) {
+            (Some(path), _) => path.display().to_string(),
+            (None, Some(pci)) => format!("pci:{pci}"),
+            (None, None) => "-".to_owned(),
+        }
+    }
+
+    /// In a word.
+    pub(super) fn verdict(&self) -> &'static str {
+        match &self.health {
+            None => "unknown",
+            Some(health) => {
+                let concerns = health.concerns(&[]);
+                match () {
+                    () if concerns.iter().any(|concern| concern.is_grave()) => "failing",
+                    () if !concerns.is_empty() => "warning",
+                    () => "good",
+                }
+            }
+        }
+    }
+}
+
+fn of_device(machine: &Machine, device: DeviceEntry) -> Drive {
+    let name = device.path.strip_prefix("/dev").unwrap_or(&device.path);
+    let function = machine.controller_of(&name.to_string_lossy());
+    let sysfs = machine.path("sys/block").join(name.to_string_lossy().replace('/', "!"));
+    let below = sysfs.join("device");
+    let firmware = attribute(&below, "firmware_rev").or_else(|| attribute(&below, "rev"));
+    let health = health(&device.path, &sysfs);
+    let slot = function.as_ref().and_then(|function| slot(machine, function));
+    Drive {
+        path: Some(device.path),
+        pci: function.as_ref().map(|function| function.address.to_string()),
+        size: device.size,
+        model: device.model,
+        serial: device.serial,
+        firmware,
+        wwid: attribute(&sysfs, "wwid").or_else(|| attribute(&below, "wwid")),
+        rotational: device.rotational,
+        driver: function.as_ref().and_then(|function| function.driver.clone()),
+        group: function.as_ref().and_then(|function| function.group),
+        numa_node: function.as_ref().and_then(|function| function.numa_node),
+        slot,
+        used_by: device.used_by,
+        concerns: concerns(health.as_ref()),
+        health,
+    }
+}
+
+/// A controller whose disks the kernel does not show.
+fn of_bare_controller(machine: &Machine, function: &PciFunction) -> Drive {
+    let kind = match function.kind() {
+        ControllerKind::Nvme => "NVMe controller",
+        ControllerKind::Ahci => "AHCI controller",
+        ControllerKind::Other => "controller",
+    };
+    let (vendor, device) = function.ids;
+    let taken = vfio::is_taken(machine, function.address);
+    Drive {
+        path: None,
+        pci: Some(function.address.to_string()),
+        size: 0,
+        model: Some(format!("{kind} {vendor:04x}:{device:04x}")),
+        serial: None,
+        firmware: None,
+        wwid: None,
+        rotational: false,
+        driver: function.driver.clone(),
+        group: function.group,
+        numa_node: function.numa_node,
+        slot: slot(machine, function),
+        used_by: taken.then(|| "a node".to_owned()),
+        health: None,
+        concerns: Vec::new(),
+    }
+}
+
+/// What the drive says of itself, if this process may ask it and it answers.
+fn health(path: &Path, sysfs: &Path) -> Option<Health> {
+    let name = path.file_name()?.to_string_lossy();
+    if name.starts_with("nvme") {
+        let log = passthrough::nvme_health(&File::open(path).ok()?).ok()?;
+        return Some(Health::from_nvme_bytes(&log));
+    }
+    // Only where the disk speaks ATA: others would take the command for another.
+    let is_ata = fs::canonicalize(sysfs).ok()?.components().any(|part| {
+        let part = part.as_os_str().to_string_lossy();
+        part.strip_prefix("ata").is_some_and(|rest| rest.parse::<u32>().is_ok())
+    });
+    if !is_ata {
+        return None;
+    }
+    let (data, is_failing) = passthrough::ata_health(&File::open(path).ok()?).ok()?;
+    Some(Health::from_ata(&data, is_failing))
+}
+
+fn concerns(health: Option<&Health>) -> Vec<&'static str> {
+    let concerns = health.map(|health| health.concerns(&[])).unwrap_or_default();
+    concerns.into_iter().map(Concern::text).collect()
+}
+
+/// The hot-plug slot of a function: the one whose address is that of its bus and device.
+fn slot(machine: &Machine, function: &PciFunction) -> Option<String> {
+    let address = function.address.to_string();
+    let wanted = address.rsplit_once('.')?.0;
+    let slots = fs::read_dir(machine.path("sys/bus/pci/slots")).ok()?;
+    let is_it = |path: &Path| attribute(path, "address").as_deref() == Some(wanted);
+    let found = slots.filter_map(Result::ok).find(|entry| is_it(&entry.path()))?;
+    Some(found.file_name().to_string_lossy().into_owned())
+}
+
+/// The file that lights the LED of a drive's slot.
+pub(super) fn locate_led(machine: &Machine, drive: &Drive) -> Option<PathBuf> {
+    let name = drive.path.as_ref().and_then(|path| path.file_name());
+    let enclosure = name.and_then(|name| {
+        let device = machine.path("sys/block").join(name).join("device");
+        let entries = fs::read_dir(device).ok()?.filter_map(Result::ok);
+        let is_enclosure = |entry: &fs::DirEntry| {
+            entry.file_name().to_string_lossy().starts_with("enclosure_device")
+        };
+        let bay = entries.into_iter().find(is_enclosure)?;
+        Some(bay.path().join("locate"))
+    });
+    let slot = drive.slot.as_ref();
+    let attention = slot.map(|slot| machine.path("sys/bus/pci/slots").join(slot).join("attention"));
+    enclosure.into_iter().chain(attention).find(|led| led.exists())
+}
+
+fn attribute(directory: &Path, name: &str) -> Option<String> {
+    let mut text = String::new();
+    File::open(directory.join(name)).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn health_json<S: serde::Serializer>(
+    health: &Option<Health>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Shown {
+        failing: bool,
+        read_only: bool,
+        temperature: Option<i16>,
+        used_percent: Option<u8>,
+        spare_percent: Option<u8>,
+        media_errors: Option<u64>,
+        power_on_hours: Option<u64>,
+        unsafe_shutdowns: Option<u64>,
+    }
+    let shown = health.as_ref().map(|health| Shown {
+        failing: health.is_failing,
+        read_only: health.is_read_only,
+        temperature: health.temperature,
+        used_percent: health.used_percent,
+        spare_percent: health.spare_percent,
+        media_errors: health.media_errors,
+        power_on_hours: health.power_on_hours,
+        unsafe_shutdowns: health.unsafe_shutdowns,
+    });
+    shown.serialize(serializer)
+}

@@ -1,0 +1,142 @@
+//! `basalt disk list`.
+
+use super::content::{self, Content};
+use super::drive::{self, Drive};
+use super::medium::{self, Bench};
+use super::mode_name;
+use crate::cli::Global;
+use crate::client::Client;
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, Table, print, print_json};
+use crate::size::Size;
+use dataplane::node::DiskInfo;
+use dataplane::pci::Machine;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    /// A path, or `pci:ADDRESS` of a controller that the kernel does not drive.
+    name: String,
+    #[serde(flatten)]
+    drive: Drive,
+    /// `good`, `warning`, `failing` or `unknown`.
+    verdict: &'static str,
+    /// What is on it, for people; `None` where it could not be looked at.
+    content: Option<String>,
+    /// Identity, of a Basalt disk.
+    uuid: Option<Uuid>,
+    /// Cores of the running node that have shards of it.
+    cores: Vec<u16>,
+}
+
+pub(super) fn list(paths: &[PathBuf], global: &Global) -> Result<(), Failure> {
+    let machine = Machine::this();
+    let drives = if paths.is_empty() {
+        drive::all(&machine).map_err(|e| Failure::io("cannot list the machine's disks", &e))?
+    } else {
+        paths.iter().map(|path| named(&machine, path)).collect::<Result<_, _>>()?
+    };
+    let bench = Bench::new()?;
+    let served = served(global);
+    let listed: Vec<Listed> =
+        drives.into_iter().map(|drive| look(&bench, &served, drive)).collect();
+    if global.output == Format::Json {
+        return print_json(&listed);
+    }
+    print(&table(listed).render())
+}
+
+fn table(listed: Vec<Listed>) -> Table {
+    let mut table = Table::new(&[
+        "PATH", "PCI", ">SIZE", "KIND", "HEALTH", ">WEAR", ">TEMP", "DRIVER", "CORES", "CONTENT",
+        "USED BY", "MODEL", "SERIAL", "FIRMWARE",
+    ]);
+    let shown = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    for disk in listed {
+        let health = disk.drive.health.unwrap_or_default();
+        let cores: Vec<String> = disk.cores.iter().map(u16::to_string).collect();
+        table.row([
+            disk.name,
+            shown(disk.drive.pci),
+            if disk.drive.size > 0 { Size(disk.drive.size).to_string() } else { "-".to_owned() },
+            (if disk.drive.rotational { "hdd" } else { "ssd" }).to_owned(),
+            disk.verdict.to_owned(),
+            shown(health.used_percent.map(|used| format!("{used}%"))),
+            shown(health.temperature.map(|celsius| format!("{celsius}C"))),
+            shown(disk.drive.driver),
+            if cores.is_empty() { "-".to_owned() } else { cores.join(",") },
+            shown(disk.content),
+            shown(disk.drive.used_by),
+            shown(disk.drive.model),
+            shown(disk.drive.serial),
+            shown(disk.drive.firmware),
+        ]);
+    }
+    table
+}
+
+/// A disk that was asked for: a whole block device, a controller, a partition or a file.
+fn named(machine: &Machine, path: &Path) -> Result<Drive, Failure> {
+    if let Some(drive) = drive::of_block_device(machine, path) {
+        return Ok(drive);
+    }
+    let text = path.to_string_lossy();
+    let address = text.strip_prefix("pci:").unwrap_or(&text).parse().ok();
+    if let Some(function) = address.and_then(|address| machine.function(address)) {
+        return Ok(drive::of_controller(machine, &function).swap_remove(0));
+    }
+    let metadata = std::fs::metadata(path).map_err(|e| Failure::io(path.display(), &e))?;
+    Ok(Drive::of_file(path.to_owned(), metadata.len()))
+}
+
+/// The disks of the running node; none if there is no node, which is no error here.
+fn served(global: &Global) -> Vec<DiskInfo> {
+    let client = Client::new(&global.socket()).ok();
+    client.and_then(|client| client.get("/v1/disks").ok()).unwrap_or_default()
+}
+
+fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
+    let name = drive.name();
+    let of_node =
+        served.iter().find(|disk| disk.path.split('/').next() == Some(&name) || disk.path == name);
+    let mut listed = Listed {
+        verdict: drive.verdict(),
+        cores: of_node.map(|disk| disk.cores.clone()).unwrap_or_default(),
+        uuid: of_node.map(|disk| disk.uuid),
+        content: None,
+        name,
+        drive,
+    };
+    if let Some(disk) = of_node {
+        listed.drive.used_by = Some("the running node".to_owned());
+        listed.content =
+            Some(format!("basalt {} ({}, {} shards)", disk.uuid, disk.mode, disk.shards));
+        return listed;
+    }
+    let Some(path) = listed.drive.path.clone() else { return listed };
+    if listed.drive.used_by.is_some() {
+        return listed;
+    }
+    let found = match medium::open(&path) {
+        Ok(file) => content::of(&path, Some((bench, &file))),
+        Err(failure) if failure.exit == Exit::Refused => {
+            listed.drive.used_by = Some("another program".to_owned());
+            return listed;
+        }
+        Err(failure) => Err(failure),
+    };
+    listed.content = Some(match found {
+        Ok(Content::Empty) => "empty".to_owned(),
+        Ok(Content::Foreign(what)) => what.to_owned(),
+        Ok(Content::Damaged(why)) => format!("basalt, damaged: {why}"),
+        Ok(Content::Basalt(probe)) => {
+            listed.uuid = Some(probe.disk);
+            let kind = if probe.is_journal { "journal" } else { mode_name(probe.mode) };
+            format!("basalt {} ({kind}, {} shards)", probe.disk, probe.shards)
+        }
+        Err(failure) => failure.text,
+    });
+    listed
+}
