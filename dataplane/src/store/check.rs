@@ -92,24 +92,21 @@ impl Check<'_> {
         self.read.total += mapped.len() as u64 * (SLAB_BLOCKS * BLOCK) as u64;
         for (slab, owner) in mapped {
             self.report.slabs += 1;
-            let lost_before = redo.lost_pages.len();
-            let page = match redo.page(slab).await {
-                Err(MountError::PageUnreadable { .. }) => {
-                    let what = format!("{}: the metadata page cannot be read", place(owner));
-                    self.find(Some(areas.shard), true, what);
-                    continue;
-                }
-                other => other?.clone(),
-            };
-            if redo.lost_pages.len() > lost_before {
-                let what = format!("{}: no copy of the metadata page", place(owner));
+            let page = redo.page(slab).await?.clone();
+            let is_waiting = |block| redo.in_journal.contains(&block_number(slab, block));
+            if !page.poisoned.is_empty() && !redo.lost_pages.contains_key(&slab) {
+                let count = page.poisoned.count();
+                let what = format!("{}: {count} blocks known bad", place(owner));
                 self.find(Some(areas.shard), true, what);
-            } else {
-                let is_waiting = |block| redo.in_journal.contains(&block_number(slab, block));
-                self.check_slab(areas, slab, owner, &page, is_waiting).await?;
             }
+            self.check_slab(areas, slab, owner, &page, is_waiting).await?;
             self.read.done += (SLAB_BLOCKS * BLOCK) as u64;
             (self.progress)(self.read);
+        }
+        for lost in redo.lost_pages.into_values() {
+            let why = if lost.is_unreadable { "cannot be read" } else { "is damaged or lost" };
+            let what = format!("{}: the metadata page {why}", place(lost.owner));
+            self.find(Some(areas.shard), true, what);
         }
         Ok(())
     }
@@ -151,10 +148,6 @@ impl Check<'_> {
         is_waiting: impl Fn(u16) -> bool,
     ) -> Result<(), MountError> {
         self.report.blocks += u64::from(page.allocated.count());
-        if !page.poisoned.is_empty() {
-            let what = format!("{}: {} blocks known bad", place(owner), page.poisoned.count());
-            self.find(Some(areas.shard), true, what);
-        }
         if self.options.metadata_only {
             return Ok(());
         }

@@ -75,7 +75,9 @@ async fn recover(
     let mut redo = Redo::new(data, &areas, tables, pages_max, false);
     redo.run(&ring, &survey).await?;
     redo.write_pages().await?;
-    let mut events: Vec<Event> = redo.lost_pages.iter().map(|owner| owner.page_error()).collect();
+    let mut events: Vec<Event> =
+        redo.lost_pages.values().map(|lost| lost.owner.page_error()).collect();
+    let page_errors = events.len() as u64;
     let (lost_blocks, tables) = (redo.lost_blocks, redo.tables);
     let (mut checkpoint, mut mark) = (header.sequence, survey.end);
     if survey.batches > 0 || survey.is_torn {
@@ -85,7 +87,8 @@ async fn recover(
         write_checkpoint(data, &areas, &tables, checkpoint, mark, false).await?;
         events.push(Event::Recovered { batches: survey.batches, lost_blocks });
     }
-    Ok(Recovered { areas, mode: identity.layout.mode, tables, checkpoint, mark, events })
+    let mode = identity.layout.mode;
+    Ok(Recovered { areas, mode, tables, checkpoint, mark, page_errors, events })
 }
 
 /// What the data disk says it is, provided that the journal disk is the one that belongs to it.

@@ -7,13 +7,18 @@ use super::MountError;
 use super::checkpoint::{Mark, Tables};
 use super::layout::Areas;
 use super::map::Owner;
-use super::page::{self, Identity, Page};
+use super::page::{self, GENERATION_MAX, Identity, Page};
 use super::port::Port;
 use super::record::{Path, Range, Record};
 use super::scan::{Batch, Found, Ring, Rotten};
 use crate::disk;
+use crate::dma::Buf;
 use hashbrown::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
+
+/// How often a page that the device cannot read is tried by itself before it is given up.
+const PAGE_TRIES: usize = 3;
 
 /// The last thing that the journal says of a block.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +145,20 @@ struct Held {
     is_dirty: bool,
 }
 
+/// A page whose contents are gone, but for what the journal says of its blocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LostPage {
+    pub(super) owner: Owner,
+    /// Whether the device could not read it; otherwise what it read was damaged or out of date.
+    pub(super) is_unreadable: bool,
+}
+
+/// The copies of a page that are intact, with their generations, and how many are unreadable.
+struct Copies {
+    intact: Vec<(Page, u32)>,
+    unreadable: usize,
+}
+
 /// What a block's bytes say of a checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Medium {
@@ -160,8 +179,10 @@ pub(super) struct Redo<'a> {
     is_dry: bool,
     /// Blocks whose data are in the journal only, when dry.
     pub(super) in_journal: HashSet<u64>,
-    /// Pages that no copy could give.
-    pub(super) lost_pages: Vec<Owner>,
+    /// Pages that no copy could give, by their slabs.
+    pub(super) lost_pages: BTreeMap<u32, LostPage>,
+    /// Records between the survey's start and its end.
+    records: u64,
     /// Blocks that are neither old nor new.
     pub(super) lost_blocks: u64,
 }
@@ -182,13 +203,15 @@ impl<'a> Redo<'a> {
             pages_max,
             is_dry,
             in_journal: HashSet::new(),
-            lost_pages: Vec::new(),
+            lost_pages: BTreeMap::new(),
+            records: 0,
             lost_blocks: 0,
         }
     }
 
     /// Carries out everything that the survey found.
     pub(super) async fn run(&mut self, ring: &Ring<'_>, survey: &Survey) -> Result<(), MountError> {
+        self.records = survey.end.lsn - survey.start.lsn;
         let mut mark = survey.start;
         while mark != survey.end {
             let Found::Batch(batch) = ring.batch(mark).await? else {
@@ -360,17 +383,22 @@ impl<'a> Redo<'a> {
 
     /// A slab begins anew; pages of its former lives do not count.
     async fn begin_life(&mut self, owner: Owner, slab: u32, before: u32) -> Result<(), MountError> {
-        let mut generation = before;
-        let (copies, unreadable) = self.page_copies(owner, slab).await?;
-        if unreadable == 2 {
-            return Err(MountError::PageUnreadable { slab });
-        }
-        for (_, found) in copies {
-            generation = generation.max(found);
-        }
-        self.tables.map.generations[slab as usize] = generation;
+        let copies = self.page_copies(owner, slab).await?;
+        let newest = copies.intact.iter().map(|&(_, generation)| generation).max();
+        // Where neither copy says how often the page of this life has been written: nothing that it
+        // says is needed, but whatever can be read of it later must be older than what is written.
+        let bound = if copies.unreadable == 2 { self.generation_bound(before) } else { before };
+        self.tables.map.generations[slab as usize] = newest.map_or(bound, |found| found.max(bound));
         self.pages.insert(slab, Held { page: Page::EMPTY, is_dirty: true });
         Ok(())
+    }
+
+    /// Above every generation that a page may have which had `known` when the journal's first
+    /// record was made: each later write of it was for a record of its own, and one may have been
+    /// under way.
+    fn generation_bound(&self, known: u32) -> u32 {
+        let records = u32::try_from(self.records).unwrap_or(u32::MAX);
+        known.saturating_add(records).saturating_add(1).min(GENERATION_MAX)
     }
 
     /// A page that is about to change.
@@ -402,53 +430,56 @@ impl<'a> Redo<'a> {
             }
         }
         let expected = self.tables.map.generations[slab as usize];
-        let (copies, unreadable) = self.page_copies(owner, slab).await?;
-        let newest = copies
+        let Copies { intact, unreadable } = self.page_copies(owner, slab).await?;
+        let newest = intact
             .into_iter()
             .filter(|&(_, generation)| generation >= expected)
             .max_by_key(|&(_, generation)| generation);
-        let page = match newest {
-            Some((page, generation)) => {
-                self.tables.map.generations[slab as usize] = generation;
-                page
-            }
-            // The newest may be there, and good: it must not be written over with a guess.
-            None if unreadable > 0 => return Err(MountError::PageUnreadable { slab }),
-            None => {
-                self.lost_pages.push(owner);
-                Page::lost()
-            }
-        };
+        let (page, generation) = newest.unwrap_or_else(|| {
+            let is_unreadable = unreadable > 0;
+            self.lost_pages.insert(slab, LostPage { owner, is_unreadable });
+            let bound = self.generation_bound(expected);
+            (Page::lost(), if is_unreadable { bound } else { expected })
+        });
+        self.tables.map.generations[slab as usize] = generation;
         self.pages.insert(slab, Held { page, is_dirty: false });
         Ok(())
     }
 
-    /// The intact copies of a slab's page, which lie side by side, and how many are unreadable.
-    async fn page_copies(
-        &self,
-        owner: Owner,
-        slab: u32,
-    ) -> Result<(Vec<(Page, u32)>, usize), disk::Error> {
+    /// The copies of a slab's page, which lie side by side.
+    async fn page_copies(&self, owner: Owner, slab: u32) -> Result<Copies, disk::Error> {
         let identity = Identity { incarnation: self.areas.incarnation, slab, owner };
         let first = self.areas.page_offset(slab, 0);
         match self.data.read(first, 2 * BLOCK).await {
             Ok(both) => {
                 let copies = both.chunks_exact(BLOCK);
-                let intact = copies.filter_map(|copy| Page::decode(copy, &identity));
-                return Ok((intact.collect(), 0));
+                let intact = copies.filter_map(|copy| Page::decode(copy, &identity)).collect();
+                return Ok(Copies { intact, unreadable: 0 });
             }
             Err(disk::Error::Media) => {}
             Err(error) => return Err(error),
         }
-        let (mut copies, mut unreadable) = (Vec::new(), 0);
+        let mut copies = Copies { intact: Vec::new(), unreadable: 0 };
         for copy in [0, 1] {
-            match self.data.read(self.areas.page_offset(slab, copy), BLOCK).await {
-                Ok(bytes) => copies.extend(Page::decode(&bytes, &identity)),
-                Err(disk::Error::Media) => unreadable += 1,
+            match self.read_page(self.areas.page_offset(slab, copy)).await? {
+                Some(bytes) => copies.intact.extend(Page::decode(&bytes, &identity)),
+                None => copies.unreadable += 1,
+            }
+        }
+        Ok(copies)
+    }
+
+    /// One copy of a page, `None` if the device cannot read it: that costs what the page says, so
+    /// it is tried several times.
+    async fn read_page(&self, offset: u64) -> Result<Option<Buf>, disk::Error> {
+        for _ in 0..PAGE_TRIES {
+            match self.data.read(offset, BLOCK).await {
+                Ok(bytes) => return Ok(Some(bytes)),
+                Err(disk::Error::Media) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok((copies, unreadable))
+        Ok(None)
     }
 
     /// Makes all pages durable and forgets them.

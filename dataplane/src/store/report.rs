@@ -91,13 +91,6 @@ pub enum MountError {
         /// Sequence of the damaged batch.
         sequence: u64,
     },
-    /// The device can read no copy of a metadata page that the journal changes. Another attempt
-    /// may.
-    #[error("the metadata page of slab {slab} cannot be read; try again, or check the device")]
-    PageUnreadable {
-        /// The slab within the shard.
-        slab: u32,
-    },
     /// The journal, intact, contradicts the checkpoint.
     #[error("journal and checkpoint contradict each other: {0}")]
     Inconsistent(&'static str),
@@ -209,7 +202,7 @@ pub struct Counters {
     pub block_errors: u64,
     /// Blocks that did match on a second read.
     pub block_retries: u64,
-    /// Metadata pages that could not be read or were not the ones written last.
+    /// Metadata pages that could not be read or were not the ones written last, at the mount too.
     pub page_errors: u64,
     /// Journal batches written.
     pub journal_batches: u64,
@@ -239,8 +232,9 @@ pub enum Event {
         /// The block within the chunk.
         block: u32,
     },
-    /// A slab's metadata page was unreadable or out of date: all its blocks answer with errors; if
-    /// unreadable, until a later attempt can read it.
+    /// A slab's metadata page was unreadable or out of date: its blocks answer with errors. Found
+    /// while the shard serves requests, an unreadable page is tried again; found by a recovery, it
+    /// is given up, and blocks that the journal knows are not concerned.
     PageError {
         /// Where.
         chunk: ChunkKey,

@@ -109,6 +109,8 @@ pub(super) struct Recovered {
     pub(super) checkpoint: u64,
     /// Where the journal goes on.
     pub(super) mark: Mark,
+    /// Metadata pages that it had to give up.
+    pub(super) page_errors: u64,
     pub(super) events: Vec<Event>,
 }
 
@@ -133,7 +135,7 @@ impl Shard {
         options: OpenOptions,
         pool: Rc<Pool>,
     ) -> Result<Self, MountError> {
-        let Recovered { areas, mode, tables, checkpoint, mark, events } = recovered;
+        let Recovered { areas, mode, tables, checkpoint, mark, page_errors, events } = recovered;
         let data = Device::new(data);
         let journal_device = journal.map(Device::new);
         let transfer_max =
@@ -170,7 +172,7 @@ impl Shard {
             wait_zero: VecDeque::new(),
             catalogue_pending: 0,
             done: Vec::with_capacity(REQUESTS_READY),
-            counters: Counters::default(),
+            counters: Counters { page_errors, ..Counters::default() },
             is_failed: false,
             is_stopping: false,
             events: events.into(),

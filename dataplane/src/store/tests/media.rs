@@ -88,23 +88,61 @@ fn a_page_that_can_be_read_again_has_lost_nothing() {
     assert_eq!(bench.read(&mut shard, extent(1, 0, 0, 8192)).unwrap()[4096..], [0; 4096]);
 }
 
+/// What a block holds: its byte, or that it is an error.
+pub(super) fn block_of(bench: &mut Bench, shard: &mut Shard, block: u32) -> Option<u8> {
+    match bench.read(shard, extent(1, 0, block * 4096, 4096)) {
+        Ok(bytes) => {
+            assert!(bytes.iter().all(|&byte| byte == bytes[0]));
+            Some(bytes[0])
+        }
+        Err(error) => {
+            assert_eq!(error, Error::Media { block });
+            None
+        }
+    }
+}
+
 #[test]
-fn recovery_writes_no_page_that_it_could_not_read() {
+fn an_unreadable_page_that_the_journal_names_costs_what_it_described() {
     let mut bench = bench(Mode::Intent);
     let mut shard = bench.mount().unwrap();
-    let place = extent(1, 0, 0, 64 << 10);
-    bench.write(&mut shard, place, 1).unwrap();
+    bench.write(&mut shard, extent(1, 0, 0, 64 << 10), 1).unwrap();
+    bench.write(&mut shard, extent(1, 0, 2 << 20, 4096), 7).unwrap();
     bench.stop(shard);
     let mut shard = bench.mount().unwrap();
     bench.write(&mut shard, extent(1, 0, 0, 4096), 2).unwrap();
+    bench.write(&mut shard, extent(1, 0, 20 * 4096, 4096), 3).unwrap();
+    bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 4096, 4096) }).unwrap();
     drop(shard);
     bench.data.power_cut();
     set_page_unreadable(&bench, 0);
-    assert_eq!(bench.mount().err(), Some(MountError::PageUnreadable { slab: 0 }));
-    assert!(bench.check().findings_total > 0);
-    bench.data.make_readable();
+    let findings: Vec<String> = bench.check().findings.into_iter().map(|f| f.what).collect();
+    assert_eq!(findings, ["volume 1, chunk 0, slab 0: the metadata page cannot be read"]);
     let mut shard = bench.mount().unwrap();
-    let bytes = bench.read(&mut shard, place).unwrap();
-    assert!(bytes[..4096].iter().all(|&byte| byte == 2));
-    assert!(bytes[4096..].iter().all(|&byte| byte == 1));
+    assert_eq!(shard.counters().page_errors, 1);
+    assert!(matches!(shard.next_event(), Some(Event::PageError { index: 0, .. })));
+    // What the journal says is known; 2 to 15 were there, 30 was not: nobody knows.
+    let expected = [(0, Some(2)), (1, Some(0)), (2, None), (15, None), (20, Some(3)), (30, None)];
+    for (block, byte) in expected {
+        assert_eq!(block_of(&mut bench, &mut shard, block), byte, "block {block}");
+    }
+    assert_eq!(block_of(&mut bench, &mut shard, 512), Some(7));
+    // Part of a block does not heal it, the whole of it does.
+    let part = bench.write(&mut shard, extent(1, 0, 2 * 4096, 512), 4);
+    assert_eq!(part, Err(Error::Media { block: 2 }));
+    bench.write(&mut shard, extent(1, 0, 2 * 4096, 4096), 4).unwrap();
+    bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 3 * 4096, 4096) }).unwrap();
+    bench.data.make_readable();
+    drop(shard);
+    bench.data.power_cut();
+    let mut shard = bench.mount().unwrap();
+    let healed = [(2, Some(4)), (3, Some(0)), (4, None), (20, Some(3))];
+    for (block, byte) in healed {
+        assert_eq!(block_of(&mut bench, &mut shard, block), byte, "block {block}");
+    }
+    assert_eq!(shard.counters().page_errors, 0);
+    bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 0, 2 << 20) }).unwrap();
+    assert_eq!(block_of(&mut bench, &mut shard, 4), Some(0));
+    bench.stop(shard);
+    assert_eq!(bench.check().findings, []);
 }
