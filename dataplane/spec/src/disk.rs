@@ -317,6 +317,10 @@ pub const CONTENT_CHUNKS: u16 = 2;
 /// Entries are [`EntryHead`], key, value, zeroes to a multiple of 4.
 pub const CONTENT_CATALOGUE: u16 = 3;
 
+/// Entries are numbers (u32) of slabs that nobody has and that the device has not yet been told of:
+/// a mount goes on with freeing them.
+pub const CONTENT_LEAVING: u16 = 4;
+
 /// A chunk of the map.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
 #[repr(C)]

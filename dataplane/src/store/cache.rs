@@ -16,6 +16,8 @@ pub(super) enum State {
     Empty,
     /// Its page is being read; the flag says that it is the second try.
     Loading(bool),
+    /// Its page is not read: the first operation on it gives the slab back, whatever it holds.
+    Unread,
     /// Holds a page.
     Ready,
 }
@@ -141,6 +143,7 @@ impl Cache {
         assert!(slot.head == NONE && !slot.writing);
         slot.state = State::Empty;
         slot.first_dirty = CLEAN;
+        slot.referenced = false;
         if slot.slab != NONE && self.of_slab[slot.slab as usize] == at {
             self.of_slab[slot.slab as usize] = NONE;
         }

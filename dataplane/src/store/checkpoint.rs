@@ -100,6 +100,7 @@ pub(super) fn chain_seed(areas: &Areas, sequence: u64) -> u32 {
 enum Cursor {
     Generations(u32),
     Chunks(usize),
+    Leaving(u32),
     Catalogue(Vec<u8>),
     End,
 }
@@ -145,9 +146,16 @@ impl Encoder {
                 Cursor::Chunks(next) => {
                     let used = fill_chunks(next, &tables.map, &mut page.entries, &mut self.entry);
                     if used == 0 {
-                        self.cursor = Cursor::Catalogue(Vec::new());
+                        self.cursor = Cursor::Leaving(0);
                     }
                     (disk::CONTENT_CHUNKS, used)
+                }
+                Cursor::Leaving(next) => {
+                    let used = fill_leaving(next, &tables.map, &mut page.entries);
+                    if used == 0 {
+                        self.cursor = Cursor::Catalogue(Vec::new());
+                    }
+                    (disk::CONTENT_LEAVING, used)
                 }
                 Cursor::Catalogue(after) => {
                     let catalogue = &tables.catalogue;
@@ -217,6 +225,17 @@ fn fill_chunks(
     used
 }
 
+fn fill_leaving(next: &mut u32, map: &Map, entries: &mut [u8; CONTENT_BYTES]) -> usize {
+    let mut used = 0;
+    for to in entries.chunks_exact_mut(4) {
+        let Some(slab) = map.next_leaving(*next) else { break };
+        to.copy_from_slice(&slab.to_le_bytes());
+        *next = slab + 1;
+        used += 4;
+    }
+    used
+}
+
 fn fill_catalogue(
     after: &mut Vec<u8>,
     catalogue: &Catalogue,
@@ -277,6 +296,7 @@ impl Decoder {
         match page.kind.get() {
             disk::CONTENT_GENERATIONS => self.take_generations(entries),
             disk::CONTENT_CHUNKS => self.take_chunks(entries),
+            disk::CONTENT_LEAVING => self.take_leaving(entries),
             disk::CONTENT_CATALOGUE => self.take_catalogue(entries),
             _ => None,
         }
@@ -325,6 +345,17 @@ impl Decoder {
         Some(())
     }
 
+    fn take_leaving(&mut self, entries: &[u8]) -> Option<()> {
+        for entry in entries.chunks_exact(4) {
+            let slab = u32::from_le_bytes(entry.try_into().expect("four bytes"));
+            if slab >= self.tables.map.slab_count() {
+                return None;
+            }
+            self.tables.map.leave(slab);
+        }
+        Some(())
+    }
+
     fn take_catalogue(&mut self, mut entries: &[u8]) -> Option<()> {
         while !entries.is_empty() {
             let (key, value, rest) = catalogue::decode(entries)?;
@@ -369,6 +400,9 @@ mod tests {
             tables.map.insert(Owner::of(chunk, (slab % 100) as u8), slab);
             tables.map.generations[slab as usize] = slab * 7;
         }
+        for slab in (2000..areas.slabs).step_by(3) {
+            tables.map.leave(slab);
+        }
         for number in 0..300u32 {
             tables.catalogue.put(&number.to_le_bytes(), &vec![3; number as usize]);
         }
@@ -389,6 +423,15 @@ mod tests {
         for slab in 0..areas.slabs {
             assert_eq!(decoder.tables.map.owner(slab), tables.map.owner(slab));
         }
+        let leaving = |map: &Map| {
+            let mut slabs = Vec::new();
+            while let Some(slab) = map.next_leaving(slabs.last().map_or(0, |last| last + 1)) {
+                slabs.push(slab);
+            }
+            slabs
+        };
+        assert_eq!(leaving(&decoder.tables.map), leaving(&tables.map));
+        assert!(leaving(&tables.map).len() > 600);
         assert!(decoder.tables.catalogue.iter().eq(tables.catalogue.iter()));
         let mut decoder = Decoder::new(&areas, 4);
         assert!(decoder.take(&pages[1]).is_none(), "out of place");

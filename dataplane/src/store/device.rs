@@ -138,12 +138,15 @@ impl Device {
     }
 
     /// Writes over what is freed, where the device cannot zero it by itself.
-    pub(super) fn overwrite(&mut self, index: u32, offset: u64, data: WriteData) {
-        self.write(What::Free, index, offset, data, Class::Lazy);
+    /// Ends, if it is the `last` part, when all parts are durable.
+    pub(super) fn overwrite(&mut self, index: u32, at: u64, data: WriteData, last: bool) {
+        let class = if last { Class::Grouped } else { Class::Lazy };
+        self.write(What::Free, index, at, data, class);
     }
 
+    /// Ends when the zeroes are durable.
     pub(super) fn zero(&mut self, index: u32, offset: u64, len: u64) {
-        self.start(tag(What::Free, false, index), Op::WriteZeroes { offset, len });
+        self.start(tag(What::Free, self.has_cache, index), Op::WriteZeroes { offset, len });
     }
 
     /// Advances, and appends what has ended.

@@ -66,7 +66,9 @@ pub(super) struct Map {
     pub(super) generations: Vec<u32>,
     /// Per slab: place in `chunks` and index there, `(NONE, 0)` for none.
     owners: Vec<(u32, u8)>,
-    free: FreeSlabs,
+    free: SlabSet,
+    /// Slabs without owner that the device has not yet taken back: they are not free.
+    leaving: SlabSet,
 }
 
 impl Map {
@@ -78,7 +80,8 @@ impl Map {
             vacant: Vec::new(),
             generations: vec![0; slabs as usize],
             owners: vec![(NONE, 0); slabs as usize],
-            free: FreeSlabs::new(slabs),
+            free: SlabSet::new(slabs),
+            leaving: SlabSet::new(slabs),
         }
     }
 
@@ -143,7 +146,7 @@ impl Map {
         self.owners[slab as usize] = (at, owner.index);
     }
 
-    /// Takes `slab` from a place if it stands there. It is not free until [`Map::release`].
+    /// Takes `slab` from a place if it stands there. It is to [`Map::leave`] then.
     pub(super) fn remove(&mut self, owner: Owner, slab: u32) {
         let Some(at) = self.chunk_at(owner.key()) else { return };
         let chunk = self.chunks[at as usize].as_mut().expect("volumes name chunks that exist");
@@ -168,15 +171,31 @@ impl Map {
         }
     }
 
+    /// Nobody has the slab any more; it is not free until [`Map::release`], also after a crash.
+    pub(super) fn leave(&mut self, slab: u32) {
+        self.leaving.put(slab);
+    }
+
     /// A slab without owner may be given out again.
     pub(super) fn release(&mut self, slab: u32) {
         assert_eq!(self.owners[slab as usize].0, NONE, "slab {slab} has an owner");
+        self.leaving.take(slab);
         self.free.put(slab);
     }
 
-    /// At the end of recovery: what has no owner is free. Owners are read from the map anew, since
-    /// redo may have passed through states that never were. The number of slabs that two places
-    /// claim.
+    /// Whether slabs will be free without anybody's doing.
+    pub(super) fn has_leaving(&self) -> bool {
+        self.leaving.count > 0
+    }
+
+    /// The first slab at or after `from` that is leaving.
+    pub(super) fn next_leaving(&self, from: u32) -> Option<u32> {
+        self.leaving.at_or_after(from)
+    }
+
+    /// At the end of recovery: what has no owner and is not leaving is free. Owners are read from
+    /// the map anew, since redo may have passed through states that never were. The number of slabs
+    /// that two places claim.
     pub(super) fn free_the_rest(&mut self) -> u32 {
         self.owners.fill((NONE, 0));
         let mut twice = 0;
@@ -189,10 +208,14 @@ impl Map {
             }
         }
         for slab in 0..self.slab_count() {
-            if self.owners[slab as usize].0 == NONE {
-                self.free.put(slab);
-            } else {
+            let has_owner = self.owners[slab as usize].0 != NONE;
+            if has_owner {
+                self.leaving.take(slab);
+            }
+            if has_owner || self.leaving.contains(slab) {
                 self.free.take(slab);
+            } else {
+                self.free.put(slab);
             }
         }
         twice
@@ -203,10 +226,15 @@ impl Map {
         self.volumes.get(&volume).map_or(0, |volume| volume.slabs)
     }
 
-    /// The first chunk of a volume at or after `index`.
-    pub(super) fn next_chunk(&self, volume: VolumeId, index: u32) -> Option<u32> {
-        let chunks = &self.volumes.get(&volume)?.chunks;
-        (index..chunks.len() as u32).find(|&index| chunks[index as usize] != NONE)
+    /// The first slab of a volume at or after a chunk and an index in it: its place.
+    pub(super) fn next_slab(&self, volume: VolumeId, chunk: u32, index: u32) -> Option<(u32, u8)> {
+        let chunks = self.volumes.get(&volume)?.chunks.iter().enumerate();
+        chunks.skip(chunk as usize).filter(|&(_, &at)| at != NONE).find_map(|(position, &at)| {
+            let first = if position == chunk as usize { index } else { 0 };
+            let mut slabs = self.chunks[at as usize].as_ref()?.slabs();
+            let (index, _) = slabs.find(|&(index, _)| u32::from(index) >= first)?;
+            Some((position as u32, index))
+        })
     }
 
     /// Number of places for chunks, some of them vacant.
@@ -225,15 +253,15 @@ impl Map {
     }
 }
 
-/// A bit for each free slab; given out in ascending order from where the last was.
+/// A bit for each slab; given out in ascending order from where the last was.
 #[derive(Debug)]
-struct FreeSlabs {
+struct SlabSet {
     words: Vec<u64>,
     cursor: usize,
     count: u32,
 }
 
-impl FreeSlabs {
+impl SlabSet {
     fn new(slabs: u32) -> Self {
         Self { words: vec![0; (slabs as usize).div_ceil(64)], cursor: 0, count: 0 }
     }
@@ -248,6 +276,20 @@ impl FreeSlabs {
             .find(|&at| self.words[at] != 0)
             .expect("the count says that one is free");
         Some(word as u32 * 64 + self.words[word].trailing_zeros())
+    }
+
+    fn contains(&self, slab: u32) -> bool {
+        self.words[slab as usize / 64] & (1 << (slab % 64)) != 0
+    }
+
+    fn at_or_after(&self, from: u32) -> Option<u32> {
+        let first = from as usize / 64;
+        let words = self.words.iter().enumerate().skip(first);
+        let mut words = words.map(|(at, &word)| {
+            (at, if at == first { word & (u64::MAX << (from % 64)) } else { word })
+        });
+        let (at, word) = words.find(|&(_, word)| word != 0)?;
+        Some(at as u32 * 64 + word.trailing_zeros())
     }
 
     fn take(&mut self, slab: u32) {
@@ -288,14 +330,21 @@ mod tests {
             assert_eq!(map.owner(slab), Some(owner(1, 3, index)));
         }
         assert_eq!((map.next_free(), map.volume_slabs(VolumeId(1))), (None, 70));
+        assert_eq!(map.next_slab(VolumeId(1), 0, 9), Some((3, 0)));
+        assert_eq!(map.next_slab(VolumeId(1), 3, 9), Some((3, 9)));
+        assert_eq!(map.next_slab(VolumeId(1), 3, 70), None);
         map.remove(owner(1, 3, 5), 5);
-        assert_eq!(map.next_free(), None);
+        map.leave(5);
+        assert_eq!((map.next_free(), map.next_leaving(0)), (None, Some(5)));
+        assert_eq!((map.next_leaving(5), map.next_leaving(6)), (Some(5), None));
+        map.free_the_rest();
+        assert_eq!(map.next_free(), None, "a recovery does not free what is leaving");
         map.release(5);
-        assert_eq!(map.next_free(), Some(5));
+        assert_eq!((map.next_free(), map.next_leaving(0)), (Some(5), None));
         for index in 0..70u8 {
             map.remove(owner(1, 3, index), u32::from(index));
         }
-        assert_eq!(map.next_chunk(VolumeId(1), 0), None);
+        assert_eq!(map.next_slab(VolumeId(1), 0, 0), None);
         assert_eq!(map.free_the_rest(), 0);
         assert_eq!(map.free_slabs(), 70);
     }

@@ -17,6 +17,7 @@ use super::record::{Path, RECORD_MAX, Record};
 use super::request::{Asked, is_request};
 use super::shard::{NOTHING, Shard};
 use crate::dma::{Buf, Slice};
+use storage_spec::disk::SLAB_BLOCKS;
 
 /// What an operation does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +108,11 @@ impl Operation {
         matches!(self.kind, Kind::Read | Kind::Verify)
     }
 
+    /// Whether it gives the whole slab back, whatever that holds.
+    pub(super) fn gives_slab_back(&self) -> bool {
+        matches!(self.kind, Kind::Trim | Kind::Unmap) && usize::from(self.count) == SLAB_BLOCKS
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         self.first < other.first + other.count && other.first < self.first + self.count
     }
@@ -147,22 +153,19 @@ impl Shard {
         let Some(slab) = self.tables.map.get(owner.key(), owner.index) else {
             return self.start_unmapped(at);
         };
-        let slot = match self.cache.find(slab) {
-            Some(slot) => {
-                self.counters.cache_hits += 1;
-                slot
-            }
-            None => {
-                let Some(slot) = self.load_page(slab) else {
-                    if self.is_failed {
-                        self.finish(at, Err(Error::Failed));
-                    }
-                    return self.is_failed;
-                };
-                slot
-            }
+        let gives_back = operation.gives_slab_back();
+        let found = self.cache.find(slab);
+        self.counters.cache_hits += u64::from(found.is_some());
+        let slot = match found {
+            None if gives_back => self.skip_page(slab),
+            None => self.load_page(slab),
+            found => found,
         };
-        self.attach(at, slot);
+        match slot {
+            Some(slot) => self.attach(at, slot),
+            None if self.is_failed => self.finish(at, Err(Error::Failed)),
+            None => return false,
+        }
         true
     }
 
@@ -180,8 +183,14 @@ impl Shard {
     /// Gives the operation's place a slab.
     fn map_slab(&mut self, at: u32) -> bool {
         let owner = self.operations[at].owner;
-        let free = self.tables.map.next_free();
-        let Some(slab) = free.filter(|_| owner.chunk < VOLUME_CHUNKS_MAX) else {
+        let map = &self.tables.map;
+        let is_inside = owner.chunk < VOLUME_CHUNKS_MAX;
+        let Some(slab) = map.next_free().filter(|_| is_inside) else {
+            // Slabs that the device is taking back are free soon. Where that waits for memory, who
+            // waits for a slab may hold it.
+            if is_inside && map.has_leaving() && self.wait_zero.is_empty() && !self.is_stopping {
+                return false;
+            }
             self.finish(at, Err(Error::Full));
             return true;
         };
@@ -225,12 +234,17 @@ impl Shard {
         } else {
             self.operations[last].next = at;
         }
-        let (is_ready, slab) = (page.state == State::Ready, page.slab);
+        let (state, slab) = (page.state, page.slab);
         let operation = &mut self.operations[at];
         (operation.previous, operation.next) = (last, NOTHING);
         (operation.slot, operation.slab) = (slot, slab);
-        if is_ready {
-            self.run_if_first(at);
+        match state {
+            State::Ready => {
+                self.run_if_first(at);
+            }
+            State::Unread if last == NOTHING => self.wake_unread(slot),
+            State::Unread | State::Loading(_) => {}
+            State::Empty => unreachable!("operations stand on slots that have a slab"),
         }
     }
 
@@ -298,8 +312,10 @@ impl Shard {
     pub(super) fn wake(&mut self, slot: u32) {
         'again: loop {
             let page = &self.cache.slots[slot as usize];
-            if page.state != State::Ready {
-                return;
+            match page.state {
+                State::Ready => {}
+                State::Unread => return self.wake_unread(slot),
+                State::Empty | State::Loading(_) => return,
             }
             let mut at = page.head;
             while at != NOTHING {
@@ -311,6 +327,22 @@ impl Shard {
                 at = next;
             }
             return;
+        }
+    }
+
+    /// Begins with the first operation on a page that has not been read: gives the slab back, or,
+    /// where that has failed, reads the page for those that come after.
+    fn wake_unread(&mut self, slot: u32) {
+        let head = self.cache.slots[slot as usize].head;
+        if head == NOTHING || self.operations[head].is_running {
+            return;
+        }
+        if self.operations[head].gives_slab_back() {
+            self.run(head);
+        } else if !self.read_skipped(slot) {
+            for waiting in self.take_list(slot) {
+                self.finish(waiting, Err(Error::Failed));
+            }
         }
     }
 

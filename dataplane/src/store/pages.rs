@@ -3,13 +3,11 @@
 use super::Error;
 use super::cache::{CLEAN, State};
 use super::device::{Class, What};
-use super::operation::Kind;
 use super::page::{Identity, Page};
 use super::request::block_of;
 use super::shard::Shard;
 use crate::disk::{self, WriteData};
 use crate::dma::Buf;
-use storage_spec::disk::SLAB_BLOCKS;
 
 /// Most page writes in flight.
 const WRITES_MAX: usize = 32;
@@ -26,6 +24,21 @@ impl Shard {
         self.cache.assign(slot, slab, State::Loading(false));
         self.read_page(slot, buf);
         Some(slot)
+    }
+
+    /// A slot for a slab whose page nobody needs to know.
+    pub(super) fn skip_page(&mut self, slab: u32) -> Option<u32> {
+        let slot = self.empty_slot()?;
+        self.cache.assign(slot, slab, State::Unread);
+        Some(slot)
+    }
+
+    /// Reads a page that was skipped; `false` without memory.
+    pub(super) fn read_skipped(&mut self, slot: u32) -> bool {
+        let Some(buf) = self.page_buf() else { return false };
+        self.cache.slots[slot as usize].state = State::Loading(false);
+        self.read_page(slot, buf);
+        true
     }
 
     fn read_page(&mut self, slot: u32, buf: Buf) {
@@ -75,11 +88,9 @@ impl Shard {
         self.cache.empty(slot);
         for at in waiting.by_ref() {
             let operation = &self.operations[at];
-            if operation.kind == Kind::Trim && usize::from(operation.count) == SLAB_BLOCKS {
-                // Clean, so that it is never written; whatever comes later waits for the end.
+            if operation.gives_slab_back() {
                 let slab = operation.slab;
-                self.cache.assign(slot, slab, State::Ready);
-                self.cache.slots[slot as usize].page = Page::lost();
+                self.cache.assign(slot, slab, State::Unread);
                 self.attach(at, slot);
                 break;
             }

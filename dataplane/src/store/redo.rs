@@ -248,6 +248,8 @@ impl<'a> Redo<'a> {
             }
             Record::Unmap { owner, slab, generation } => {
                 self.tables.map.remove(owner, slab);
+                // Nobody knows whether the device was told, or has zeroed it.
+                self.tables.map.leave(slab);
                 self.pages.remove(&slab);
                 // One write of the page may have been under way, and one more have begun while the
                 // record waited.

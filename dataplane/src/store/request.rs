@@ -12,6 +12,8 @@ const SLAB: u32 = (SLAB_BLOCKS * BLOCK) as u32;
 const B: u32 = BLOCK as u32;
 /// Most operations of one request at once.
 const WINDOW: u32 = 4;
+/// Most slabs that a deletion gives back at once: each takes a slot until its record is durable.
+const DROP_WINDOW: u32 = 32;
 /// Most parts of one read: 2 MiB by the smallest transfer, and one more at a slab's border.
 const PARTS_MAX: usize = 6;
 /// Smallest largest-transfer of a device.
@@ -141,10 +143,7 @@ impl Shard {
     /// crash. The volume takes no other requests meanwhile.
     pub fn drop_volume(&mut self, tag: u64, volume: VolumeId) {
         let mut pending = Pending::without_extent(tag, Asked::Drop, volume);
-        match self.tables.map.next_chunk(volume, 0) {
-            Some(first) => (pending.chunk.index, pending.end) = (first, CHUNK as u32),
-            None => pending.position = pending.end,
-        }
+        pending.end = CHUNK as u32;
         self.begin(pending);
     }
 
@@ -197,14 +196,16 @@ impl Shard {
     pub(super) fn advance(&mut self, at: u32) {
         self.requests[at].is_queued = false;
         loop {
-            let pending = &mut self.requests[at];
-            if pending.live == WINDOW || pending.error.is_some() {
+            let is_drop = self.requests[at].asked == Asked::Drop;
+            let window = if is_drop { DROP_WINDOW } else { WINDOW };
+            if self.requests[at].live == window || self.requests[at].error.is_some() {
                 break;
             }
+            if is_drop {
+                self.find_slab(at);
+            }
+            let pending = &mut self.requests[at];
             if pending.position == pending.end {
-                if pending.asked == Asked::Drop && self.next_chunk(at) {
-                    continue;
-                }
                 break;
             }
             let transfer = self.data.transfer_max as u32;
@@ -221,13 +222,15 @@ impl Shard {
         }
     }
 
-    /// A dropped volume's next chunk.
-    fn next_chunk(&mut self, at: u32) -> bool {
+    /// Goes on to a dropped volume's next slab, or to the end.
+    fn find_slab(&mut self, at: u32) {
         let pending = &mut self.requests[at];
         let ChunkKey { volume, index } = pending.chunk;
-        let Some(next) = self.tables.map.next_chunk(volume, index + 1) else { return false };
-        (pending.chunk.index, pending.position) = (next, 0);
-        true
+        let next = self.tables.map.next_slab(volume, index, pending.position / SLAB);
+        (pending.chunk.index, pending.position) = match next {
+            Some((chunk, slab)) => (chunk, u32::from(slab) * SLAB),
+            None => (index, pending.end),
+        };
     }
 
     /// An operation of the request has ended.

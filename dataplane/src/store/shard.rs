@@ -86,7 +86,11 @@ pub struct Shard {
     pub(super) advances: Vec<u32>,
     pub(super) page_bufs: Vec<Buf>,
     pub(super) page_writes: usize,
-    /// Slabs to be written with zeroes as soon as there is a buffer.
+    /// Slabs of which the device is to be told that nobody has them.
+    pub(super) wait_free: VecDeque<u32>,
+    /// Slabs of which it is being told.
+    pub(super) freeing: usize,
+    /// Those of them to be written with zeroes as soon as there is a buffer.
     pub(super) wait_zero: VecDeque<u32>,
     pub(super) checkpointing: Checkpointing,
     pub(super) catalogue_pending: u64,
@@ -145,7 +149,7 @@ impl Shard {
         if page_bufs.len() < PAGE_BUFS {
             return Err(MountError::Memory);
         }
-        Ok(Self {
+        let mut shard = Self {
             cache: Cache::new(options.cache_bytes, areas.slabs),
             journal: Journal::new(areas, limits, mark, &pool).ok_or(MountError::Memory)?,
             checkpointing: Checkpointing::new(checkpoint, mark.position),
@@ -169,6 +173,8 @@ impl Shard {
             advances: Vec::with_capacity(64),
             page_bufs,
             page_writes: 0,
+            wait_free: VecDeque::new(),
+            freeing: 0,
             wait_zero: VecDeque::new(),
             catalogue_pending: 0,
             done: Vec::with_capacity(REQUESTS_READY),
@@ -179,7 +185,18 @@ impl Shard {
             device_events: Vec::with_capacity(REQUESTS_READY),
             members: Vec::with_capacity(REQUESTS_READY),
             now: Duration::ZERO,
-        })
+        };
+        shard.free_leaving();
+        Ok(shard)
+    }
+
+    /// Goes on with freeing the slabs that were being freed before the mount.
+    fn free_leaving(&mut self) {
+        let mut next = 0;
+        while let Some(slab) = self.tables.map.next_leaving(next) {
+            self.free_slab(slab);
+            next = slab + 1;
+        }
     }
 
     /// Advances what is in flight and appends what has ended. `now` is the time since some start.
@@ -199,6 +216,7 @@ impl Shard {
         self.settle();
         self.close_batch();
         self.pump_destages();
+        self.pump_frees();
         self.step_checkpoint();
         done.append(&mut self.done);
     }
@@ -345,7 +363,6 @@ impl Shard {
     }
 
     fn retry_waiting(&mut self) {
-        self.write_zeroes_waiting();
         for _ in 0..self.wait_memory.len() {
             let waiting = self.wait_memory.pop_front().expect("counted");
             self.run(waiting);

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 mod crash;
 mod faults;
+mod freeing;
 mod media;
 mod plain;
 mod refusals;
@@ -106,6 +107,18 @@ impl Bench {
             }
         }
         panic!("the shutdown hangs");
+    }
+
+    /// Polls until all of the shard's space is free.
+    fn wait_until_free(&mut self, shard: &mut Shard) {
+        for _ in 0..100_000 {
+            self.now += Duration::from_micros(10);
+            shard.poll(self.now, &mut Vec::new());
+            if shard.space().free == shard.space().capacity {
+                return;
+            }
+        }
+        panic!("{:?} is not free", shard.space());
     }
 
     /// A buffer for an extent, from the start of its first block, with `byte` in it.

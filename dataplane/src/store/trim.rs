@@ -13,6 +13,8 @@ use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
 const SLAB_BYTES: u64 = (SLAB_BLOCKS * BLOCK) as u64;
 /// Bytes of zeroes in memory, written several times over in one operation.
 const ZEROES: usize = 64 << 10;
+/// Most slabs that the device is being told of.
+pub(super) const FREES_MAX: usize = 8;
 
 impl Shard {
     /// Journals that blocks hold nothing, or, if the slab then holds nothing, that it is free.
@@ -66,6 +68,7 @@ impl Shard {
         let waiting = self.take_list(slot);
         assert_eq!(waiting.first(), Some(&at), "an operation on the whole slab runs alone");
         self.tables.map.remove(owner, slab);
+        self.tables.map.leave(slab);
         let page = &mut self.cache.slots[slot as usize];
         if page.writing {
             page.doomed = true;
@@ -80,16 +83,40 @@ impl Shard {
         self.finish(at, Ok(()));
     }
 
-    /// Makes a slab that nobody has available again.
+    /// Makes a slab that nobody has available again, as soon as the device has been told.
     pub(super) fn free_slab(&mut self, slab: u32) {
-        let offset = self.areas.data_offset(slab, 0);
-        if self.options.zero_on_free && !self.is_failed {
-            self.data.zero(slab, offset, SLAB_BYTES);
-        } else if self.options.discard && self.data.can_deallocate() && !self.is_failed {
-            self.data.deallocate(slab, offset, SLAB_BYTES);
+        let is_told =
+            self.options.zero_on_free || (self.options.discard && self.data.can_deallocate());
+        if is_told && !self.is_failed {
+            self.wait_free.push_back(slab);
         } else {
             self.tables.map.release(slab);
         }
+    }
+
+    /// Goes on with freeing slabs, few at a time, so that a deletion does not stand in the way of
+    /// others. What is left at the end the next mount does.
+    pub(super) fn pump_frees(&mut self) {
+        self.write_zeroes_waiting();
+        while self.freeing < FREES_MAX && !self.is_stopping {
+            let Some(slab) = self.wait_free.pop_front() else { return };
+            if self.is_failed {
+                self.tables.map.release(slab);
+                continue;
+            }
+            self.freeing += 1;
+            let offset = self.areas.data_offset(slab, 0);
+            if self.options.zero_on_free {
+                self.data.zero(slab, offset, SLAB_BYTES);
+            } else {
+                self.data.deallocate(slab, offset, SLAB_BYTES);
+            }
+        }
+    }
+
+    fn release(&mut self, slab: u32) {
+        self.freeing -= 1;
+        self.tables.map.release(slab);
     }
 
     /// A step of freeing a slab has ended.
@@ -103,18 +130,19 @@ impl Shard {
                 if !self.is_failed && offset + (data.len() as u64) < end =>
             {
                 let next = offset + data.len() as u64;
-                self.data.overwrite(slab, next, data);
+                let is_last = next + data.len() as u64 == end;
+                self.data.overwrite(slab, next, data, is_last);
             }
-            _ => self.tables.map.release(slab),
+            _ => self.release(slab),
         }
     }
 
     /// Begins to write zeroes over slabs, if there is memory for some.
-    pub(super) fn write_zeroes_waiting(&mut self) {
+    fn write_zeroes_waiting(&mut self) {
         while let Some(&slab) = self.wait_zero.front() {
             if self.is_failed {
                 self.wait_zero.pop_front();
-                self.tables.map.release(slab);
+                self.release(slab);
                 continue;
             }
             let Some(mut buf) = self.pool.alloc(ZEROES) else { return };
@@ -122,7 +150,7 @@ impl Shard {
             buf.fill(0);
             let zeroes = buf.freeze();
             let data = WriteData::Many(vec![zeroes; TRANSFER_MIN / ZEROES]);
-            self.data.overwrite(slab, self.areas.data_offset(slab, 0), data);
+            self.data.overwrite(slab, self.areas.data_offset(slab, 0), data, false);
         }
     }
 

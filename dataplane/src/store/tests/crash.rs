@@ -58,6 +58,7 @@ impl Run {
         let mut bench = Bench::new(&config, &format_options(mode, 64), apart, seed);
         bench.options.payload_max = [0, 4096, 16384][random.below(3) as usize];
         bench.options.discard = random.chance(50);
+        bench.options.zero_on_free = random.chance(25);
         Self {
             bench,
             random,

@@ -5,18 +5,6 @@ use super::*;
 
 const SLAB: u32 = 2 << 20;
 
-/// Polls until all of the disk is free again.
-fn wait_until_free(bench: &mut Bench, shard: &mut Shard) {
-    for _ in 0..10_000 {
-        bench.now += Duration::from_micros(10);
-        shard.poll(bench.now, &mut Vec::new());
-        if shard.space().free == shard.space().capacity {
-            return;
-        }
-    }
-    panic!("the slab is not free");
-}
-
 #[test]
 fn a_slab_is_free_without_the_advice() {
     for error in [crate::disk::Error::Failed, crate::disk::Error::Unsupported] {
@@ -25,7 +13,7 @@ fn a_slab_is_free_without_the_advice() {
         let mut shard = bench.mount().unwrap();
         bench.write(&mut shard, extent(1, 0, 0, 4096), 1).unwrap();
         bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 0, SLAB) }).unwrap();
-        wait_until_free(&mut bench, &mut shard);
+        bench.wait_until_free(&mut shard);
         assert!(!shard.is_failed());
         bench.write(&mut shard, extent(1, 0, 0, 4096), 2).unwrap();
         bench.stop(shard);
@@ -44,7 +32,7 @@ fn a_device_that_cannot_zero_is_overwritten() {
     let (start, len) = (areas(&bench).data_offset(0, 0), SLAB as usize);
     assert!(bench.data.bytes(start, len).iter().all(|&byte| byte == 7));
     bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 0, SLAB) }).unwrap();
-    wait_until_free(&mut bench, &mut shard);
+    bench.wait_until_free(&mut shard);
     assert!(bench.data.bytes(start, len).iter().all(|&byte| byte == 0));
     assert!(!shard.is_failed());
     bench.stop(shard);
@@ -52,7 +40,7 @@ fn a_device_that_cannot_zero_is_overwritten() {
     bench.data.fail_frees(Some(crate::disk::Error::Failed));
     bench.write(&mut shard, extent(1, 0, 0, 4096), 1).unwrap();
     bench.run(&mut shard, Request::Zero { extent: extent(1, 0, 0, SLAB) }).unwrap();
-    wait_until_free(&mut bench, &mut shard);
+    bench.wait_until_free(&mut shard);
     assert!(shard.is_failed(), "zeroes that were asked for are no advice");
 }
 
