@@ -13,8 +13,10 @@ mod crash;
 mod faults;
 mod freeing;
 mod media;
+mod pages;
 mod plain;
 mod refusals;
+mod several;
 mod speed;
 
 const BLOCK: usize = 4096;
