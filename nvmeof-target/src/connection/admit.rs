@@ -56,7 +56,7 @@ impl<B: Buffer> Connection<B> {
             }
         }
         self.counters.aborted += u64::from(abort);
-        self.note_arrival(now, command);
+        self.note_arrival(now);
         let slot = self.slots.take(command_id, !is_conflict);
         self.slots.charge(slot, held);
         self.slots.owe(slot, owed);
@@ -68,7 +68,7 @@ impl<B: Buffer> Connection<B> {
         Some(slot)
     }
 
-    fn note_arrival(&mut self, now: Now, command: &Command) {
+    fn note_arrival(&mut self, now: Now) {
         match &self.queue {
             Some(queue) => {
                 self.sq_head += 1;
@@ -82,18 +82,13 @@ impl<B: Buffer> Connection<B> {
             }
             None => self.sq_head = self.sq_head.wrapping_add(1),
         }
-        if let Phase::AwaitConnect { pending } = &mut self.phase
-            && is_connect(command)
-        {
-            *pending = true;
-        }
     }
 
     fn plan(&self, command: &Command, capsule_len: u32) -> Result<Plan, Status> {
         let is_fabrics = command.opcode == FABRICS_OPCODE;
         let planned = match self.phase {
             Phase::AwaitConnect { pending } => {
-                if pending || !is_connect(command) {
+                if pending.is_some() || !is_connect(command) {
                     return Err(Status::COMMAND_SEQUENCE_ERROR.dnr());
                 }
                 plan_event(command, capsule_len)
@@ -133,6 +128,9 @@ impl<B: Buffer> Connection<B> {
             }
         };
         self.counters.accepted(plan.kind);
+        if let Phase::AwaitConnect { pending } = &mut self.phase {
+            *pending = Some(slot);
+        }
         let entry = &mut self.slots[slot];
         entry.kind = plan.kind;
         entry.partner = plan.partner;

@@ -2,7 +2,7 @@
 
 use super::bulk::PIECE_MAX;
 use super::slots::{Kind, NONE, State};
-use super::{Connection, Fused};
+use super::{Connection, Fused, Phase};
 use crate::io::{BlockError, BlockRequest, BlockResult, Buffer, Surroundings, Ticket};
 use crate::seam::{Event, Slot};
 use storage_spec::crc32c::BLOCK;
@@ -268,6 +268,12 @@ impl<B: Buffer> Connection<B> {
         let entry = &mut self.slots[slot];
         entry.state = State::Responding;
         entry.moved = 0;
+        if let Phase::AwaitConnect { pending } = &mut self.phase
+            && *pending == Some(slot)
+        {
+            // It failed before the target saw it: another may follow.
+            *pending = None;
+        }
         if !entry.status.is_success() {
             self.counters.failed += 1;
             entry.buf = None;

@@ -113,9 +113,9 @@ impl Default for Config {
 #[derive(Debug)]
 enum Phase {
     AwaitIcReq,
-    /// Only Connect is legal; `true` once one is with the target.
+    /// Only Connect is legal, and one at a time: the slot of the one under way.
     AwaitConnect {
-        pending: bool,
+        pending: Option<u16>,
     },
     Admin,
     Io,
@@ -309,7 +309,7 @@ impl<B: Buffer> Connection<B> {
         assert!(self.slots[slot].state == State::WithTarget, "an event is replied to once");
         let status = Status::from(reply.status);
         if matches!(self.phase, Phase::AwaitConnect { .. }) {
-            self.phase = Phase::AwaitConnect { pending: false };
+            self.phase = Phase::AwaitConnect { pending: None };
             if let Some(role) = reply.role {
                 self.assume(role);
             }

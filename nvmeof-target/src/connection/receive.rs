@@ -316,7 +316,7 @@ impl<B: Buffer> Connection<B> {
             .with_header(wanted.header() && self.config.header_digest)
             .with_data(wanted.data() && self.config.data_digest);
         self.host_alignment = (usize::from(request.host_data_alignment) + 1) * 4;
-        self.phase = Phase::AwaitConnect { pending: false };
+        self.phase = Phase::AwaitConnect { pending: None };
         self.deadline = Some(now + self.config.connect_timeout);
         self.sender.send_ic_resp();
         self.receiver.expect_header();

@@ -318,6 +318,23 @@ fn only_connect_before_connect() {
     assert_eq!(link.finish(connect).status, Status::COMMAND_SEQUENCE_ERROR.dnr());
 }
 
+/// As one that the target has refused.
+#[test]
+fn a_connect_that_fails_before_the_target_sees_it_may_be_followed_by_another() {
+    let mut link = Link::new(digests(), Config::default(), memory(), &namespaces());
+    link.run();
+    link.host.spoil_next_data_digest = true;
+    let connect = link.host.connect(0, 0xFFFF, "nqn.s", "nqn.h");
+    assert_eq!(link.finish(connect).status, Status::TRANSIENT_TRANSPORT_ERROR);
+    let mut too_much = Command::new_zeroed();
+    too_much.opcode = storage_spec::nvme::command::FABRICS_OPCODE;
+    too_much.namespace_id = U32::new(1);
+    let refused = link.execute(too_much, Transfer::Write(vec![1; 8196]));
+    assert_eq!(refused.status, Status::DATA_SGL_LENGTH_INVALID.dnr());
+    let connect = link.host.connect(0, 0xFFFF, "nqn.s", "nqn.h");
+    assert_eq!(link.finish(connect).status, Status::SUCCESS);
+}
+
 #[test]
 fn admin_commands_go_to_the_target() {
     for host in [HostConfig::default(), digests()] {
