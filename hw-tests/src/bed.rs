@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::agent::Job;
 use crate::guest::{Guest, Options};
 use crate::image::Image;
-use crate::node::{self, Basalt, Node, Nvmet};
+use crate::node::{self, Basalt, Node, Nvmet, Shape};
 
 /// Which node to test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -36,6 +36,7 @@ pub(crate) struct Maker {
 pub(crate) struct Bed {
     pub(crate) guest: Guest,
     pub(crate) node: Box<dyn Node>,
+    pub(crate) shape: Shape,
     volumes: Vec<String>,
 }
 
@@ -57,14 +58,14 @@ controller() { # the first controller of the subsystem, such as nvme0
 }
 device() { # NSID: its block device, waiting for it
     local d
-    for _ in $(seq 100); do
-        for d in /sys/block/nvme*n*; do
-            case $d in *c*n*c*n*) continue ;; esac
-            [ "$(cat $d/nsid 2> /dev/null)" = "$1" ] && [ -b /dev/${d##*/} ] && {
-                echo /dev/${d##*/}
-                return
-            }
-        done
+    for _ in $(seq 150); do
+        # Paths of a multipath device have a c in their names.
+        d=$(grep -slx "$1" /sys/block/nvme*n*/nsid | grep -v 'nvme[0-9]*c' | head -n 1) || true
+        d=${d%/nsid}
+        [ -n "$d" ] && [ -b /dev/${d##*/} ] && {
+            echo /dev/${d##*/}
+            return
+        }
         sleep 0.1
     done
     echo "namespace $1 did not appear" >&2
@@ -87,12 +88,12 @@ const STEP_LIMIT: Duration = Duration::from_secs(90);
 
 impl Maker {
     /// Boots a guest and starts a node.
-    pub(crate) fn make(&mut self, capture: Option<&Path>) -> Result<Bed> {
+    pub(crate) fn make(&mut self, shape: Shape, capture: Option<&Path>) -> Result<Bed> {
         self.made += 1;
         let folder = self.folder.join(self.made.to_string());
         let mut options = Options { capture: capture.map(Path::to_owned), ..Options::default() };
         let mut node: Box<dyn Node> = match self.kind {
-            Kind::Basalt => Box::new(Basalt::new(&self.binary, &folder.join("node"))?),
+            Kind::Basalt => Box::new(Basalt::new(&self.binary, &folder.join("node"), shape)?),
             Kind::Nvmet => {
                 let (port, _) = node::free_ports()?;
                 options.forward = Some((port, Nvmet::GUEST_PORT));
@@ -101,7 +102,7 @@ impl Maker {
         };
         let guest = Guest::boot(&self.image, &folder.join("guest"), &options)?;
         node.start(&guest)?;
-        Ok(Bed { guest, node, volumes: Vec::new() })
+        Ok(Bed { guest, node, shape, volumes: Vec::new() })
     }
 }
 
@@ -109,6 +110,13 @@ impl Bed {
     /// Makes a volume that is deleted after the scenario, and returns its namespace id.
     pub(crate) fn volume(&mut self, name: &str, bytes: u64, block: u32) -> Result<u32> {
         let nsid = self.node.create_volume(&self.guest, name, bytes, block)?;
+        self.volumes.push(name.to_owned());
+        Ok(nsid)
+    }
+
+    /// As [`Bed::volume`], of 4096-byte blocks, on the small disk.
+    pub(crate) fn small_volume(&mut self, name: &str, bytes: u64) -> Result<u32> {
+        let nsid = self.node.basalt()?.create_small(name, bytes)?;
         self.volumes.push(name.to_owned());
         Ok(nsid)
     }

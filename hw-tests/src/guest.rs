@@ -16,6 +16,9 @@ use crate::shell;
 /// The host's loopback as the guest sees it.
 pub(crate) const HOST: &str = "10.0.2.2";
 
+/// The same over IPv6: `::1` of the host.
+pub(crate) const HOST_IPV6: &str = "fec0::2";
+
 /// Seven seconds are usual; it has taken seventy beside a build on all processors.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 

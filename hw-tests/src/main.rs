@@ -10,6 +10,7 @@ mod agent;
 mod bed;
 mod guest;
 mod image;
+mod initiator;
 mod node;
 mod scenario;
 mod shell;
@@ -25,6 +26,7 @@ use clap::Parser;
 
 use bed::{Bed, Kind, Maker};
 use image::Image;
+use node::Shape;
 use scenario::{Outcome, SCENARIOS, Scenario};
 
 /// Tests of the node with a stock Linux host in QEMU.
@@ -128,11 +130,17 @@ fn run_all<'a>(mut maker: Maker, scenarios: impl Iterator<Item = &'a Scenario>) 
 
 fn run_one(maker: &mut Maker, bed: &mut Option<Bed>, scenario: &Scenario) -> Result<Outcome> {
     match scenario.run {
-        scenario::Run::OnBed(run) => {
+        scenario::Run::OnBed(shape, run) => {
+            if shape == Shape::Wide && maker.kind != Kind::Basalt {
+                let reason = "it looks into our own node".to_owned();
+                return Ok(Outcome::Skipped(reason));
+            }
+            // Only one machine at a time: it takes all processors as it is.
+            *bed = bed.take().filter(|bed| bed.shape == shape);
             if bed.is_none() {
                 ensure!(!maker.is_broken, "there is nothing to run it on: see above");
                 maker.is_broken = true;
-                *bed = Some(maker.make(None)?);
+                *bed = Some(maker.make(shape, None)?);
                 maker.is_broken = false;
             }
             let bed = bed.as_mut().context("a bed was just made")?;
@@ -142,7 +150,6 @@ fn run_one(maker: &mut Maker, bed: &mut Option<Bed>, scenario: &Scenario) -> Res
         }
         scenario::Run::Alone(run) => {
             ensure!(!maker.is_broken, "there is nothing to run it on: see above");
-            // Only one machine at a time: it takes all processors as it is.
             *bed = None;
             run(maker)
         }

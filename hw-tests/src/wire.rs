@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::bed::{Bed, Maker};
-use crate::node::Ability;
+use crate::node::{Ability, Shape};
 use crate::scenario::Outcome;
 use crate::shell;
 
@@ -37,7 +37,7 @@ struct Judgement {
 pub(crate) fn check(maker: &mut Maker) -> Result<Outcome> {
     let file = maker.folder.join("wire.pcap");
     std::fs::create_dir_all(&maker.folder)?;
-    let mut bed = maker.make(Some(&file))?;
+    let mut bed = maker.make(Shape::Plain, Some(&file))?;
     let ports = [bed.node.portal().port, bed.node.discovery().port];
     live(&mut bed)?;
     bed.clear()?;

@@ -1,7 +1,7 @@
-//! Our node, on the host, on a disk in a file.
+//! Our node, on the host, on disks in files.
 
 use std::fs;
-use std::net::TcpListener;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Ability, Node, Portal};
-use crate::guest::{Guest, HOST};
+use super::{Ability, Node, Portal, Shape, management};
+use crate::guest::{Guest, HOST, HOST_IPV6};
 use crate::shell;
 
 const NQN: &str = "nqn.2026-11.io.basalt:hw-tests";
 const DISK: &str = "8GiB";
+const SMALL_DISK: &str = "160MiB";
+/// Buffers of each core.
+const BUFFERS_MIB: u64 = 128;
+const METADATA_CACHE_MIB: u64 = 64;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
@@ -23,40 +27,119 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Basalt {
     binary: PathBuf,
     folder: PathBuf,
+    shape: Shape,
+    cores: u64,
     port: u16,
     discovery_port: u16,
+    /// Of the portal on the loopback of IPv6, if there is one.
+    port_ipv6: Option<u16>,
     process: Option<Child>,
 }
 
 impl Basalt {
-    /// Prepares a node: its disk, its configuration, two free ports.
-    pub(crate) fn new(binary: &Path, folder: &Path) -> Result<Self> {
+    /// Most connections that the node takes: more than 128 controllers with a queue each.
+    pub(crate) const CONNECTIONS_MAX: usize = 400;
+
+    /// Prepares a node: its disks, its configuration, free ports.
+    pub(crate) fn new(binary: &Path, folder: &Path, shape: Shape) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let (port, discovery_port) = free_ports()?;
+        let processors = thread::available_parallelism()?.get() as u64;
+        let is_wide = shape == Shape::Wide;
+        let port_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
         let node = Self {
             binary: binary.to_owned(),
             folder: folder.to_owned(),
+            shape,
+            cores: if is_wide { processors.min(2) } else { 1 },
             port,
             discovery_port,
+            port_ipv6: port_ipv6.ok().filter(|_| is_wide).map(|address| address.port()),
             process: None,
         };
         fs::write(node.folder.join("node.toml"), node.configuration())?;
-        let disk = node.folder.join("disk.img");
-        let disk = disk.to_str().context("the path is not UTF-8")?;
-        node.offline(&["disk", "format", disk, "--size", DISK, "--allocate", "sparse"])?;
+        node.format("disk.img", DISK)?;
+        if is_wide {
+            node.format("small.img", SMALL_DISK)?;
+        }
         Ok(node)
+    }
+
+    /// Where a host on this machine connects.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// The portal on IPv6, as the guest sees it.
+    pub(crate) fn portal_ipv6(&self) -> Option<Portal> {
+        self.port_ipv6.map(|port| Portal { address: HOST_IPV6.to_owned(), port })
+    }
+
+    /// Makes a volume on the small disk of [`Shape::Wide`] and returns its namespace id.
+    pub(crate) fn create_small(&mut self, name: &str, bytes: u64) -> Result<u32> {
+        let disk = self.folder.join("small.img");
+        let disk = disk.to_str().context("the path is not UTF-8")?;
+        self.manage(&["volume", "create", name, &bytes.to_string(), "--disk", disk])?;
+        self.namespace(name)
+    }
+
+    /// All counters of the node, as its management API tells them.
+    pub(crate) fn counters(&self) -> Result<Value> {
+        management::get(&self.folder.join("node.sock"), "/v1/counters")
+    }
+
+    /// Sum of a counter over the cores.
+    pub(crate) fn core_counter(&self, name: &str) -> Result<Vec<u64>> {
+        let counters = self.counters()?;
+        let cores = counters["cores"].as_array().context("no cores are counted")?;
+        let values = cores.iter().map(|core| core[name].as_u64());
+        values.collect::<Option<_>>().with_context(|| format!("no counter {name} in {counters}"))
+    }
+
+    /// The namespace id of a volume.
+    pub(crate) fn namespace(&self, name: &str) -> Result<u32> {
+        let volume = self.manage(&["volume", "show", name])?;
+        let nsid = find_number(&volume, "nsid").context("`volume show` names no nsid")?;
+        Ok(u32::try_from(nsid)?)
+    }
+
+    /// Resident memory of the process in bytes.
+    ///
+    /// # Errors
+    /// If the node does not run.
+    pub(crate) fn resident(&self) -> Result<u64> {
+        let process = self.process.as_ref().context("basalt was not started")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = line.context("basalt has ended")?;
+        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib << 10)
+    }
+
+    /// What its resident memory must stay under: 64 MiB beside what it was told to use.
+    pub(crate) fn resident_max(&self) -> u64 {
+        (self.cores * BUFFERS_MIB + METADATA_CACHE_MIB + 64) << 20
+    }
+
+    fn format(&self, name: &str, size: &str) -> Result<()> {
+        let disk = self.folder.join(name);
+        let disk = disk.to_str().context("the path is not UTF-8")?;
+        self.offline(&["disk", "format", disk, "--size", size, "--allocate", "sparse"]).map(drop)
     }
 
     fn configuration(&self) -> String {
         let folder = self.folder.display();
         let (port, discovery_port) = (self.port, self.discovery_port);
-        format!(
+        let cores: Vec<u64> = (0..self.cores).collect();
+        let mut text = format!(
             r#"
 [node]
 name = "hw-tests"
 nqn = "{NQN}"
-cores = [0]
-buffers = "128MiB"
+cores = {cores:?}
+buffers = "{BUFFERS_MIB}MiB"
+metadata_cache = "{METADATA_CACHE_MIB}MiB"
+max_connections = {connections_max}
 
 [[disk]]
 path = "{folder}/disk.img"
@@ -72,8 +155,17 @@ discovery_only = true
 
 [management]
 socket = "{folder}/node.sock"
-"#
-        )
+"#,
+            connections_max = Self::CONNECTIONS_MAX,
+        );
+        if self.shape == Shape::Wide {
+            text += &format!("\n[[disk]]\npath = \"{folder}/small.img\"\n");
+        }
+        if let Some(port) = self.port_ipv6 {
+            let listen = format!("listen = \"[::1]:{port}\"");
+            text += &format!("\n[[portal]]\n{listen}\nadvertise = \"[{HOST_IPV6}]:{port}\"\n");
+        }
+        text
     }
 
     /// A command that needs no running node.
@@ -182,9 +274,7 @@ impl Node for Basalt {
     fn create_volume(&mut self, _guest: &Guest, name: &str, bytes: u64, block: u32) -> Result<u32> {
         let (bytes, block) = (bytes.to_string(), block.to_string());
         self.manage(&["volume", "create", name, &bytes, "--block-size", &block])?;
-        let volume = self.manage(&["volume", "show", name])?;
-        let nsid = find_number(&volume, "nsid").context("`volume show` names no nsid")?;
-        Ok(u32::try_from(nsid)?)
+        self.namespace(name)
     }
 
     fn resize_volume(&mut self, _guest: &Guest, name: &str, bytes: u64) -> Result<()> {
@@ -197,6 +287,10 @@ impl Node for Basalt {
 
     fn allow(&mut self, host: &str, allowed: bool) -> Result<()> {
         self.manage(&["host", if allowed { "allow" } else { "deny" }, host]).map(drop)
+    }
+
+    fn basalt(&mut self) -> Result<&mut Basalt> {
+        Ok(self)
     }
 
     fn log(&mut self) -> String {
@@ -213,7 +307,9 @@ impl Node for Basalt {
 impl Drop for Basalt {
     fn drop(&mut self) {
         self.stop();
-        let _ = fs::remove_file(self.folder.join("disk.img"));
+        for disk in ["disk.img", "small.img"] {
+            let _ = fs::remove_file(self.folder.join(disk));
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! What the scenarios ask of the node under test, so that each can run against two of them.
 
 mod basalt;
+mod management;
 mod nvmet;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 pub(crate) use basalt::{Basalt, free_ports};
 pub(crate) use nvmet::Nvmet;
@@ -15,6 +16,16 @@ use crate::guest::Guest;
 pub(crate) struct Portal {
     pub(crate) address: String,
     pub(crate) port: u16,
+}
+
+/// What a node is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// One core, one disk, IPv4.
+    Plain,
+    /// Two cores where the machine has them, a small disk beside the large one, IPv6 beside IPv4
+    /// where the machine has it, and a limit of connections that a test can reach.
+    Wide,
 }
 
 /// What not every node can do.
@@ -56,6 +67,11 @@ pub(crate) trait Node {
 
     /// Lets a host connect, or no longer; `*` means every host.
     fn allow(&mut self, host: &str, allowed: bool) -> Result<()>;
+
+    /// Our own node, for scenarios that look into it.
+    fn basalt(&mut self) -> Result<&mut Basalt> {
+        bail!("{} is not the node for this", self.name())
+    }
 
     /// What the node has written about itself, for the report of a failure.
     fn log(&mut self) -> String;

@@ -1,5 +1,7 @@
 //! Finding, connecting, and what the host learns of the node.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
@@ -91,7 +93,36 @@ pub(crate) fn digests(bed: &mut Bed) -> Result<Outcome> {
             job.map_err(|error| error.context(format!("{queues} queues, digests: `{digests}`")))?;
         }
     }
+    if bed.node.basalt().is_ok() {
+        second_passes(bed, nsid)?;
+    }
     Ok(Outcome::Passed)
+}
+
+/// The node's counter shows that the data digests of aligned reads and writes, in capsules and by
+/// R2T, come from the checksums of the store alone. A read of less than a block must show in it.
+fn second_passes(bed: &mut Bed, unaligned: u32) -> Result<()> {
+    let nsid = bed.volume("aligned", 64 * MIB, 4096)?;
+    let passes = |bed: &mut Bed| -> Result<u64> {
+        // The counters are published twice a second.
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(bed.node.basalt()?.core_counter("digest_second_passes")?.iter().sum())
+    };
+    bed.run(&format!("connect --data-digest; device {nsid}; device {unaligned}"))?;
+    let before = passes(bed)?;
+    bed.run(&format!(
+        "fio --name=aligned --filename=$(device {nsid}) --size=24M --rw=randwrite --iodepth=8 \
+             --bsrange=4k-1m --blockalign=4k --ioengine=libaio --direct=1 --verify=crc32c \
+             --verify_fatal=1 --do_verify=1"
+    ))?;
+    let aligned = passes(bed)?;
+    ensure!(aligned == before, "{} second passes for aligned I/O", aligned - before);
+    bed.run(&format!(
+        "dd if=$(device {unaligned}) of=/dev/null bs=512 skip=1 count=1 iflag=direct status=none
+         disconnect"
+    ))?;
+    ensure!(passes(bed)? > aligned, "the counter does not count");
+    Ok(())
 }
 
 /// A host that is taken off the list is refused, and let in again when it is back on it.
@@ -109,6 +140,41 @@ pub(crate) fn host_list(bed: &mut Bed) -> Result<Outcome> {
     bed.run("gone() { ! grep -q live /sys/class/nvme/*/state; }; until_true 20 gone")?;
     bed.node.allow("*", true)?;
     bed.run(&format!("nvme disconnect-all; connect; device {nsid}; disconnect"))?;
+    Ok(Outcome::Passed)
+}
+
+/// Discovery over IPv6 names the address of IPv6, and the host can use it.
+pub(crate) fn ipv6(bed: &mut Bed) -> Result<Outcome> {
+    let Some(portal) = bed.node.basalt()?.portal_ipv6() else {
+        return Ok(Outcome::Skipped("this machine has no IPv6, not even on loopback".to_owned()));
+    };
+    let nsid = bed.volume("ipv6", 64 * MIB, 4096)?;
+    let (address, port) = (&portal.address, portal.port);
+    bed.run(
+        "card=$(ls /sys/class/net | grep -v lo); ip -6 address add fec0::15/64 dev $card nodad",
+    )?;
+    let log = json(bed, &format!("nvme discover -t tcp -a {address} -s {port} -o json"))?;
+    let records = field(&log, "records")?.as_array().cloned().unwrap_or_default();
+    let nqn = bed.node.nqn().to_owned();
+    let ours = records.iter().filter(|record| record["subnqn"] == nqn.as_str());
+    let named = ours.map(|record| (&record["adrfam"], &record["traddr"], &record["trsvcid"]));
+    let expected = port.to_string();
+    let is_named = |(family, at, service): (&Value, &Value, &Value)| {
+        family == "ipv6" && at == address.as_str() && service == expected.as_str()
+    };
+    ensure!(named.clone().any(is_named), "no {portal:?} in {log}");
+    bed.run(&format!(
+        "ADDRESS={address} PORT={port}
+         connect --hdr-digest --data-digest
+         grep -q 'traddr={address},' /sys/class/nvme/$(controller)/address
+         fio --name=ipv6 --filename=$(device {nsid}) --size=8M --rw=randwrite --bsrange=4k-64k \
+             --blockalign=4k --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c \
+             --verify_fatal=1 --do_verify=1
+         disconnect
+         nvme connect-all -t tcp -a {address} -s {port}
+         device {nsid}
+         disconnect"
+    ))?;
     Ok(Outcome::Passed)
 }
 

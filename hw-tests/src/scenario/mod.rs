@@ -1,13 +1,18 @@
 //! What a stock host does to a node, and what must come of it.
 
 mod connect;
+mod cores;
 mod data;
 mod faults;
+mod full;
+mod hostile;
+mod many;
 mod namespaces;
 
 use anyhow::Result;
 
 use crate::bed::{Bed, Maker};
+use crate::node::Shape;
 use crate::wire;
 
 /// How a scenario that did not fail ended.
@@ -26,8 +31,8 @@ pub(crate) struct Scenario {
 
 /// What a scenario needs.
 pub(crate) enum Run {
-    /// The bed that other scenarios use too.
-    OnBed(fn(&mut Bed) -> Result<Outcome>),
+    /// The bed that other scenarios of that shape use too.
+    OnBed(Shape, fn(&mut Bed) -> Result<Outcome>),
     /// A machine of its own.
     Alone(fn(&mut Maker) -> Result<Outcome>),
 }
@@ -37,7 +42,15 @@ const fn on_bed(
     about: &'static str,
     run: fn(&mut Bed) -> Result<Outcome>,
 ) -> Scenario {
-    Scenario { name, about, run: Run::OnBed(run) }
+    Scenario { name, about, run: Run::OnBed(Shape::Plain, run) }
+}
+
+const fn on_wide(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Bed) -> Result<Outcome>,
+) -> Scenario {
+    Scenario { name, about, run: Run::OnBed(Shape::Wide, run) }
 }
 
 /// All of them, the quick and basic ones first.
@@ -57,6 +70,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_bed("reset", "the host resets its controller under I/O", faults::reset),
     on_bed("kill", "the node is killed and restarted under I/O", faults::kill),
     on_bed("acknowledged", "what was acknowledged is there after a kill", faults::acknowledged),
+    on_wide("several-cores", "two cores, four queues: load, changes, kills", cores::several),
+    on_wide("ipv6", "discovery, connect and I/O over IPv6", connect::ipv6),
+    on_wide("full-disk", "a full disk fails its writers alone, and recovers", full::disk),
+    on_wide("hostile", "hostile bytes on the port beside a verified load", hostile::beside_load),
+    on_wide("many-controllers", "128 controllers, no more, and again", many::controllers),
     Scenario {
         name: "wire",
         about: "tshark finds no fault with the traffic, digests included",
