@@ -15,7 +15,7 @@ use dataplane::node::{
 };
 use dataplane::store::{self, FormatOptions, Mode};
 use dataplane::uring::{Ring, RingOptions};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -49,6 +49,9 @@ pub(crate) struct Suite {
     /// Leave the file-backed disk and its comparison with fio out.
     #[arg(long)]
     ram_only: bool,
+    /// Figures of fio in a guest, which join the others.
+    #[arg(long, value_name = "FILE")]
+    guest: Option<PathBuf>,
 }
 
 /// One cell of the table.
@@ -80,6 +83,27 @@ struct Comparison {
 struct Results {
     cells: Vec<Cell>,
     comparisons: Vec<Comparison>,
+    /// What a stock host in an emulated machine reaches: far less than the node can.
+    guest: Option<Guest>,
+}
+
+/// fio in a guest, as the machine tests measured it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Guest {
+    host: String,
+    disk: String,
+    cells: Vec<GuestCell>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct GuestCell {
+    pattern: String,
+    size: u32,
+    depth: u32,
+    iops: f64,
+    mean_us: f64,
+    p50_us: f64,
+    p99_us: f64,
 }
 
 /// Runs the suite, prints a table, writes `results.json` and `throughput.svg`.
@@ -91,13 +115,20 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     if !suite.ram_only {
         file_cells(suite, &mut cells, &mut comparisons)?;
     }
+    let guest = suite.guest.as_deref().map(read_guest).transpose()?;
     print_table(&cells, &comparisons);
+    guest.iter().for_each(print_guest);
     std::fs::write(suite.out.join("throughput.svg"), plot::throughput(&cells))?;
-    let results = Results { cells, comparisons };
+    let results = Results { cells, comparisons, guest };
     let json = serde_json::to_string_pretty(&results)?;
     std::fs::write(suite.out.join("results.json"), json)?;
     println!("\nwritten: {0}/results.json, {0}/throughput.svg", suite.out.display());
     Ok(())
+}
+
+fn read_guest(path: &Path) -> Result<Guest> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 fn ram_cells(suite: &Suite) -> Result<Vec<Cell>> {
@@ -351,6 +382,23 @@ fn print_table(cells: &[Cell], comparisons: &[Comparison]) {
             other.peer_mean_us,
             other.ours_iops / other.peer_iops,
             other.ours_mean_us / other.peer_mean_us,
+        );
+    }
+}
+
+fn print_guest(guest: &Guest) {
+    println!("fio on {} (not what the node can do):", guest.host);
+    for cell in &guest.cells {
+        println!(
+            "{:<5} {:<10} {:>7} {:>5} {:>10.0} {:>8.0} {:>9.1} {:>9.1}",
+            guest.disk,
+            cell.pattern,
+            cell.size,
+            cell.depth,
+            cell.iops,
+            cell.iops * f64::from(cell.size) / 1e6,
+            cell.p50_us,
+            cell.p99_us,
         );
     }
 }

@@ -11,6 +11,7 @@ mod bed;
 mod guest;
 mod image;
 mod initiator;
+mod measure;
 mod node;
 mod scenario;
 mod shell;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Build the guest image and stop.
     #[arg(long)]
     image: bool,
+    /// Run no scenario: measure fio in the guest against the node, and write this file.
+    #[arg(long, value_name = "FILE")]
+    measure: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -77,7 +81,7 @@ fn run(arguments: &Arguments) -> Result<u32> {
     }
     let folder = target.join("hil").join(format!("run-{}", std::process::id()));
     let binary = arguments.binary.clone().unwrap_or_else(|| build.join("basalt"));
-    let maker = Maker {
+    let mut maker = Maker {
         image,
         kind: arguments.node,
         binary,
@@ -85,6 +89,11 @@ fn run(arguments: &Arguments) -> Result<u32> {
         made: 0,
         is_broken: false,
     };
+    if let Some(file) = &arguments.measure {
+        measure::run(&mut maker, file)?;
+        let _ = fs::remove_dir_all(&folder);
+        return Ok(0);
+    }
     let chosen = |scenario: &&Scenario| {
         let names = &arguments.names;
         names.is_empty() || names.iter().any(|name| scenario.name.contains(name.as_str()))

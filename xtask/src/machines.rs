@@ -1,6 +1,7 @@
 //! The machine tests: the node on this host, and a stock Debian guest in QEMU that uses it.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -29,6 +30,19 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     debian::need(&PROGRAMS)?;
     build(root)?;
     hw_tests(arguments).run()
+}
+
+/// Measures fio in the guest against the node in release, and returns the file with its figures.
+pub(crate) fn measure(root: &Path) -> Result<PathBuf> {
+    debian::need(&PROGRAMS)?;
+    process::cargo(["build", "--quiet", "--release", "-p", "basalt"]).run()?;
+    let folder = root.join("target/bench");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("guest.json");
+    let binary = root.join("target/release/basalt");
+    let shown = |path: &Path| path.display().to_string();
+    hw_tests(&["--measure".into(), shown(&file), "--binary".into(), shown(&binary)]).run()?;
+    Ok(file)
 }
 
 /// The node is tested as the ordinary build makes it; its assertions are on either way.

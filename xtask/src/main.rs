@@ -51,7 +51,8 @@ enum Chore {
     },
     /// Run the simulator; what follows is its own arguments, such as `--seed 7 --count 100`.
     Sim(Rest),
-    /// Run the benchmarks in release; what follows is their own arguments.
+    /// Run the benchmarks in release; what follows is their own arguments. `--guest` adds fio in
+    /// the guest to the suite.
     Bench(Rest),
     /// Build the guest and run the machine tests alone; what follows is their own arguments.
     Machines(Rest),
@@ -87,12 +88,22 @@ fn run() -> Result<()> {
         Chore::Test { fast } => test::test(&root, fast),
         Chore::Fuzz { seconds, target } => fuzz::fuzz(&root, seconds, target.as_deref()),
         Chore::Sim(rest) => test::simulate(&root, &rest.arguments),
-        Chore::Bench(rest) => {
-            process::cargo(["run", "--release", "-p", "benches", "--"]).args(&rest.arguments).run()
-        }
+        Chore::Bench(rest) => bench(&root, rest.arguments),
         Chore::Machines(rest) => machines::run(&root, &rest.arguments),
         Chore::Image(_) => anyhow::bail!("no node image is built yet: there is no images/ folder"),
     }
+}
+
+/// With `--guest`, fio in the guest is measured first, and its figures join those of the suite.
+fn bench(root: &Path, mut arguments: Vec<String>) -> Result<()> {
+    let benches = process::cargo(["run", "--release", "-p", "benches", "--"]);
+    let before = arguments.len();
+    arguments.retain(|argument| argument != "--guest");
+    if arguments.len() == before {
+        return benches.args(&arguments).run();
+    }
+    let file = machines::measure(root)?;
+    benches.args(["suite", "--guest"]).args([file]).args(&arguments).run()
 }
 
 /// The folder that holds the workspace's `Cargo.toml`.
