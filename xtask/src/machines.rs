@@ -8,9 +8,15 @@ use anyhow::Result;
 use crate::tally::Tally;
 use crate::{debian, process, test};
 
-/// What `hw-tests` calls, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 3] =
-    [("qemu-system-x86_64", "qemu-system-x86"), ("mmdebstrap", "mmdebstrap"), ("tshark", "tshark")];
+/// What `hw-tests` calls beside what every Debian has, and the package that has it.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("tshark", "tshark"),
+    ("mke2fs", "e2fsprogs"),
+    ("setpriv", "util-linux"),
+    ("xz", "xz-utils"),
+];
 
 /// Runs them and counts. Where the machine cannot hold them they are skipped, with the reason.
 pub(crate) fn test(root: &Path) -> Result<Tally> {

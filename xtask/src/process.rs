@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -31,10 +32,11 @@ pub(crate) fn program(name: &str) -> Program {
     Program { command: Command::new(name), shown: name.to_owned() }
 }
 
-/// Whether a program of this name is on the path.
+/// Whether a program of this name is on the path, or where a system administrator has it.
 pub(crate) fn is_installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).any(|folder| folder.join(name).is_file())
 }
 
 impl Program {

@@ -10,7 +10,7 @@ use crate::tally::Tally;
 use crate::{debian, machines};
 
 /// Debian packages that the tests call by the programs in them.
-const TEST_PROGRAMS: [(&str, &str); 2] = [("git", "git"), ("cc", "gcc")];
+const TEST_PROGRAMS: [(&str, &str); 3] = [("git", "git"), ("cc", "gcc"), ("kill", "procps")];
 
 /// One group of tests that has run.
 struct Group {
