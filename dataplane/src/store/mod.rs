@@ -32,6 +32,7 @@ mod request;
 mod scan;
 mod shard;
 mod superblock;
+mod sweep;
 mod trim;
 mod write;
 

@@ -63,9 +63,10 @@ pub(super) struct Operation {
     pub(super) part: u8,
     pub(super) buf: Option<Buf>,
     pub(super) data: Option<Slice>,
-    /// Next block to verify, and whether the device failed the read of all of them.
+    /// Next block to verify; whether the device failed a read of them, and whether for good.
     pub(super) cursor: u16,
     pub(super) is_read_failed: bool,
+    pub(super) is_device_failed: bool,
     pub(super) path: Path,
     pub(super) lsn: u64,
     /// In `Shard::intents` or `Shard::destages`.
@@ -73,6 +74,8 @@ pub(super) struct Operation {
     pub(super) waits_for_journal: bool,
     /// Device operations in flight.
     pub(super) io: u8,
+    /// In `Shard::pieces`, for a read that was cut.
+    pub(super) pieces: u32,
     /// The next destage of the same device operation.
     pub(super) merged: u32,
 }
@@ -95,11 +98,13 @@ impl Operation {
             data: None,
             cursor: 0,
             is_read_failed: false,
+            is_device_failed: false,
             path: Path::Fresh,
             lsn: 0,
             tracked: 0,
             waits_for_journal: false,
             io: 0,
+            pieces: NOTHING,
             merged: NOTHING,
         }
     }

@@ -2,12 +2,16 @@
 
 use super::bits::BlockSet;
 use super::map::Owner;
+use arrayvec::ArrayVec;
 use storage_spec::crc32c;
 use storage_spec::disk::{self, BLOCK, REGION_BLOCKS, SLAB_BLOCKS, SLAB_REGIONS, Sealed, SlabPage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Highest generation that a disk may name: none that counts on from it wraps.
 pub(super) const GENERATION_MAX: u32 = u32::MAX - (1 << 30);
+
+/// Most runs of blocks that a read is cut into; the last one takes what is left.
+pub(super) const RUNS_MAX: usize = 8;
 
 /// Which blocks of a slab hold data, and what their bytes are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +50,26 @@ impl Page {
     pub(super) fn holds(&self, first: u16, count: u16) -> bool {
         let range = BlockSet::range(first, count);
         self.allocated.intersects(&range) || self.poisoned.intersects(&range)
+    }
+
+    /// The runs of blocks that hold data: first block and count. Holes of fewer than `hole` blocks
+    /// count as data, and so do those behind the run that is one too many.
+    pub(super) fn runs(&self, first: u16, count: u16, hole: u16) -> ArrayVec<(u16, u16), RUNS_MAX> {
+        let mut runs = ArrayVec::<(u16, u16), RUNS_MAX>::new();
+        if self.allocated.covers(&BlockSet::range(first, count)) {
+            runs.push((first, count));
+            return runs;
+        }
+        for block in (first..first + count).filter(|&block| self.allocated.contains(block)) {
+            let is_full = runs.is_full();
+            match runs.last_mut() {
+                Some((start, len)) if is_full || block - (*start + *len) < hole => {
+                    *len = block + 1 - *start;
+                }
+                _ => runs.push((block, 1)),
+            }
+        }
+        runs
     }
 
     /// Blocks from `first` on were written with these checksums.
@@ -142,6 +166,23 @@ pub(super) fn matches(bytes: &[u8], crc: u32) -> bool {
 mod tests {
     use super::super::VolumeId;
     use super::*;
+
+    #[test]
+    fn runs_pass_over_large_holes() {
+        let mut page = Page::EMPTY;
+        assert!(page.runs(0, 512, 4).is_empty());
+        for block in [0, 4, 9, 10, 20] {
+            page.set_written(block, &[1], 1);
+        }
+        assert_eq!(page.runs(0, 512, 4)[..], [(0, 5), (9, 2), (20, 1)]);
+        assert_eq!(page.runs(3, 7, 512)[..], [(4, 6)]);
+        assert_eq!(page.runs(9, 2, 1)[..], [(9, 2)]);
+        for block in (0..512).step_by(32) {
+            page.set_written(block, &[1], 1);
+        }
+        let runs = page.runs(0, 512, 2);
+        assert_eq!((runs.len(), runs[RUNS_MAX - 1].0 + runs[RUNS_MAX - 1].1), (RUNS_MAX, 481));
+    }
 
     #[test]
     fn a_page_is_itself_or_nothing() {

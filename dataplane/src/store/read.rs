@@ -2,14 +2,36 @@
 
 use super::device::What;
 use super::operation::Kind;
-use super::page;
+use super::page::{self, RUNS_MAX};
 use super::request::block_of;
-use super::shard::Shard;
+use super::shard::{NOTHING, Shard};
 use super::{Error, Event};
 use crate::disk;
 use crate::dma::Buf;
+use arrayvec::ArrayVec;
 use storage_spec::crc32c;
-use storage_spec::disk::BLOCK;
+use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
+
+/// Blocks of a hole from which on it is cheaper to pass over it with a read of its own than to read
+/// it: 64 KiB. A disk that turns comes past the hole either way.
+const HOLE_MIN: u16 = 16;
+
+/// The buffer of a read that was cut: its pieces by their first blocks; `None` while being read.
+#[derive(Debug, Default)]
+pub(super) struct Pieces {
+    parts: ArrayVec<(u16, Option<Buf>), { 2 * RUNS_MAX + 1 }>,
+}
+
+impl Pieces {
+    fn join(mut self) -> Option<Buf> {
+        let mut parts = self.parts.drain(..).map(|(_, part)| part.expect("every run was read"));
+        let mut whole = parts.next()?;
+        for part in parts {
+            whole.join(part);
+        }
+        Some(whole)
+    }
+}
 
 impl Shard {
     pub(super) fn run_read(&mut self, at: u32) {
@@ -24,29 +46,82 @@ impl Shard {
         self.read_or_scan(at);
     }
 
-    /// Reads the operation's blocks if any of them holds data.
+    /// Reads those of the operation's blocks that hold data, and small holes between them.
     pub(super) fn read_or_scan(&mut self, at: u32) {
-        let operation = &mut self.operations[at];
+        let operation = &self.operations[at];
         let page = &self.cache.slots[operation.slot as usize].page;
-        if page.holds(operation.first, operation.count) {
-            let buf = operation.buf.take().expect("a reader has a buffer");
-            let offset = self.areas.data_offset(operation.slab, operation.first);
-            operation.io += 1;
-            self.data.read(What::Read, at, offset, buf);
-        } else {
-            self.scan(at);
+        let hole = if self.data.rotational { SLAB_BLOCKS as u16 } else { HOLE_MIN };
+        let runs = page.runs(operation.first, operation.count, hole);
+        match runs.as_slice() {
+            [] => self.scan(at),
+            &[(first, count)] if count == operation.count => {
+                let buf = self.operations[at].buf.take().expect("a reader has a buffer");
+                self.read_blocks(at, first, buf);
+            }
+            runs => self.read_runs(at, runs),
         }
     }
 
-    pub(super) fn read_done(&mut self, at: u32, buf: Buf, result: Result<(), disk::Error>) {
+    fn read_blocks(&mut self, at: u32, first: u16, buf: Buf) {
+        let operation = &mut self.operations[at];
+        operation.io += 1;
+        let offset = self.areas.data_offset(operation.slab, first);
+        self.data.read(What::Read, at, offset, buf);
+    }
+
+    /// Cuts the operation's buffer at the borders of the runs, which are read each for itself.
+    fn read_runs(&mut self, at: u32, runs: &[(u16, u16)]) {
+        let operation = &mut self.operations[at];
+        let mut rest = operation.buf.take();
+        let mut position = operation.first;
+        let pieces = self.pieces.insert(Pieces::default());
+        operation.pieces = pieces;
+        for &(first, count) in runs {
+            if first > position {
+                let hole = cut(&mut rest, first - position);
+                self.pieces[pieces].parts.push((position, Some(hole)));
+            }
+            let run = cut(&mut rest, count);
+            self.pieces[pieces].parts.push((first, None));
+            position = first + count;
+            self.read_blocks(at, first, run);
+        }
+        if let Some(rest) = rest {
+            self.pieces[pieces].parts.push((position, Some(rest)));
+        }
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        at: u32,
+        buf: Buf,
+        offset: u64,
+        result: Result<(), disk::Error>,
+    ) {
         let operation = &mut self.operations[at];
         operation.io -= 1;
-        operation.buf = Some(buf);
-        operation.is_read_failed = result.is_err();
-        match result {
-            Err(disk::Error::Failed | disk::Error::Removed) => self.finish(at, Err(Error::Failed)),
-            _ => self.scan(at),
+        operation.is_read_failed |= result.is_err();
+        let is_gone = matches!(result, Err(disk::Error::Failed | disk::Error::Removed));
+        operation.is_device_failed |= is_gone;
+        if operation.pieces == NOTHING {
+            operation.buf = Some(buf);
+        } else {
+            let slab = operation.slab;
+            let parts = &mut self.pieces[operation.pieces].parts;
+            let mut missing = parts.iter_mut().filter(|(_, part)| part.is_none());
+            let part =
+                missing.find(|&&mut (first, _)| self.areas.data_offset(slab, first) == offset);
+            part.expect("the run was cut from this operation").1 = Some(buf);
+            if operation.io > 0 {
+                return;
+            }
+            let pieces = std::mem::replace(&mut operation.pieces, NOTHING);
+            operation.buf = self.pieces.remove(pieces).join();
         }
+        if self.operations[at].is_device_failed {
+            return self.finish(at, Err(Error::Failed));
+        }
+        self.scan(at);
     }
 
     /// Verifies block after block; one that does not match is read once more by itself.
@@ -163,4 +238,12 @@ impl Shard {
         buf.crcs_mut().copy_from_slice(&data.crcs()[start..][..count]);
         self.finish(at, Ok(()));
     }
+}
+
+/// Cuts `blocks` from the front of a buffer.
+fn cut(rest: &mut Option<Buf>, blocks: u16) -> Buf {
+    let len = usize::from(blocks) * BLOCK;
+    let mut front = rest.take().expect("runs lie within the buffer");
+    *rest = (len < front.len()).then(|| front.split_off(len));
+    front
 }

@@ -8,13 +8,15 @@ use super::journal::{Journal, Limits, Tracker};
 use super::layout::Areas;
 use super::operation::Operation;
 use super::places::Places;
+use super::read::Pieces;
 use super::recovery;
 use super::request::Pending;
+use super::sweep::Sweep;
 use super::{
     Completion, Counters, Error, Event, Mode, MountError, OpenOptions, Space, VolumeId, port,
 };
 use crate::disk::{self, Disk, Op};
-use crate::dma::{Buf, Pool};
+use crate::dma::{Buf, Pool, Slice};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -28,6 +30,8 @@ pub(super) const PAGE_BUFS: usize = 16;
 const EVENTS_MAX: usize = 256;
 /// Places made ready for requests in flight.
 const REQUESTS_READY: usize = 1024;
+/// Places made ready for reads that are cut.
+const PIECES_READY: usize = 64;
 
 /// A shard that is being recovered.
 pub struct Mounting {
@@ -68,11 +72,15 @@ pub struct Shard {
     pub(super) journal: Journal,
     pub(super) requests: Places<Pending>,
     pub(super) operations: Places<Operation>,
+    /// Buffers of reads that were cut, one entry for each such read.
+    pub(super) pieces: Places<Pieces>,
     /// Writes in place whose data may not be durable.
     pub(super) intents: Tracker,
     /// Payload writes whose data are not in place.
     pub(super) destages: Tracker,
-    pub(super) destage_queue: VecDeque<u32>,
+    pub(super) destage_queue: Sweep,
+    /// Vectors of merged destages, to be used again.
+    pub(super) destage_vectors: Vec<Vec<Slice>>,
     pub(super) destaging: usize,
     /// Operations without a slot, or without room in the journal for a new slab.
     pub(super) wait_start: VecDeque<u32>,
@@ -162,9 +170,11 @@ impl Shard {
             tables,
             requests: Places::with_capacity(REQUESTS_READY),
             operations: Places::with_capacity(REQUESTS_READY),
+            pieces: Places::with_capacity(PIECES_READY),
             intents: Tracker::default(),
             destages: Tracker::default(),
-            destage_queue: VecDeque::new(),
+            destage_queue: Sweep::default(),
+            destage_vectors: Vec::new(),
             destaging: 0,
             wait_start: VecDeque::new(),
             wait_journal: VecDeque::new(),
@@ -344,7 +354,7 @@ impl Shard {
         while let Some(waiting) = self.wait_journal.pop_front() {
             self.finish(waiting, Err(Error::Failed));
         }
-        while let Some(queued) = self.destage_queue.pop_front() {
+        while let Some((_, queued)) = self.destage_queue.pop() {
             self.finish(queued, Ok(()));
         }
     }
@@ -389,7 +399,7 @@ impl Shard {
             self.fail();
         }
         match (what, op) {
-            (What::Read, Op::Read { buf, .. }) => self.read_done(index, buf, result),
+            (What::Read, Op::Read { buf, offset }) => self.read_done(index, buf, offset, result),
             (What::Reread, Op::Read { buf, .. }) => self.reread_done(index, buf, result),
             (What::PageRead, Op::Read { buf, .. }) => self.page_read(index, buf, result),
             (What::PageWrite, Op::Write { data, .. }) => self.page_written(index, data, result),

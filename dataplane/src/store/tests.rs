@@ -9,6 +9,7 @@ use std::time::Duration;
 use storage_spec::crc32c;
 use uuid::Uuid;
 
+mod cost;
 mod crash;
 mod faults;
 mod freeing;

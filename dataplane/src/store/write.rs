@@ -10,6 +10,7 @@
 use super::device::{Class, What};
 use super::operation::Kind;
 use super::record::{self, Path, Range, Record};
+use super::redo::block_number;
 use super::request::is_request;
 use super::shard::{NOTHING, Shard};
 use super::{Error, Mode};
@@ -21,8 +22,10 @@ use storage_spec::disk::BLOCK;
 pub(super) const TAG: u32 = 1;
 /// Bytes from which on a first write in data mode goes in place at once.
 const DATA_FRESH_MIN: usize = 64 << 10;
-/// Most destages in flight.
+/// Most writes of destages in flight.
 const DESTAGES_MAX: usize = 32;
+/// The same on a disk that turns: what waits can be sorted and merged.
+const DESTAGES_TURNING_MAX: usize = 4;
 /// Most destages in one device operation.
 const MERGE_MAX: usize = 32;
 
@@ -215,38 +218,38 @@ impl Shard {
         operation.kind = Kind::Destage;
         let request = std::mem::replace(&mut operation.request, NOTHING);
         let slot = operation.slot;
-        self.destage_queue.push_back(at);
+        self.destage_queue.push(block_number(operation.slab, operation.first), at);
         self.wakes.push(slot);
         assert!(is_request(request), "a write belongs to a request");
         self.report(request, 0, None, Ok(()));
     }
 
-    /// Starts destages, neighbours together.
+    /// Starts destages in the order of their places, neighbours together.
     pub(super) fn pump_destages(&mut self) {
-        while self.destaging < DESTAGES_MAX {
-            let Some(first) = self.destage_queue.pop_front() else { return };
+        let depth = if self.data.rotational { DESTAGES_TURNING_MAX } else { DESTAGES_MAX };
+        while self.destaging < depth {
+            let Some((block, first)) = self.destage_queue.pop() else { return };
             let mut last = first;
-            let mut bytes = usize::from(self.operations[first].count) * BLOCK;
-            let mut merged = Vec::new();
-            while let Some(&next) = self.destage_queue.front() {
-                let (a, b) = (&self.operations[last], &self.operations[next]);
-                bytes += usize::from(b.count) * BLOCK;
-                let is_next = a.slab == b.slab && a.first + a.count == b.first;
-                if !is_next || bytes > self.data.transfer_max || merged.len() == MERGE_MAX {
+            let mut end = block + u64::from(self.operations[first].count);
+            let mut merged = self.destage_vectors.pop().unwrap_or_default();
+            merged.extend(self.operations[first].data.clone());
+            while let Some(next) = self.destage_queue.next_at(end) {
+                end += u64::from(self.operations[next].count);
+                let bytes = (end - block) as usize * BLOCK;
+                if bytes > self.data.transfer_max || merged.len() == MERGE_MAX {
                     break;
                 }
-                self.destage_queue.pop_front();
-                if merged.is_empty() {
-                    merged.extend(self.operations[first].data.clone());
-                }
+                self.destage_queue.pop();
                 merged.extend(self.operations[next].data.clone());
                 self.operations[last].merged = next;
                 last = next;
             }
             let operation = &self.operations[first];
             let offset = self.areas.data_offset(operation.slab, operation.first);
-            let data = if merged.is_empty() {
-                WriteData::One(operation.data.clone().expect("a destage has data"))
+            let data = if merged.len() == 1 {
+                let only = merged.pop().expect("one segment");
+                self.destage_vectors.push(merged);
+                WriteData::One(only)
             } else {
                 WriteData::Many(merged)
             };
@@ -257,7 +260,10 @@ impl Shard {
 
     /// A group of destages has reached the device; the next checkpoint makes them durable.
     pub(super) fn destaged(&mut self, first: u32, data: WriteData) {
-        drop(data);
+        if let WriteData::Many(mut vector) = data {
+            vector.clear();
+            self.destage_vectors.push(vector);
+        }
         self.destaging -= 1;
         let mut at = first;
         while at != NOTHING {
