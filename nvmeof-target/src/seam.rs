@@ -19,8 +19,9 @@ pub const COPY_BLOCKS_MAX: u32 = 32_768;
 pub const CONTROL_CAPSULE_DATA_MAX: u32 = 8192;
 /// Most data that a Fabrics command may bring.
 pub const FABRICS_DATA_MAX: u32 = 8192;
-/// Most data that an admin command may bring.
-pub const ADMIN_DATA_MAX: u32 = 65_536;
+/// Most data that an admin command may bring: no command that is supported brings more than a page,
+/// and a host may have as many under way as its queue has entries.
+pub const ADMIN_DATA_MAX: u32 = 8192;
 
 /// A connection, as the surroundings number it: unique for the life of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,8 +38,8 @@ pub struct Event {
     pub slot: Slot,
     /// The 64 bytes of the submission queue entry.
     pub sqe: [u8; 64],
-    /// Data that came with the command (in the capsule or fetched by R2T), at most 8 KiB for
-    /// Fabrics and 64 KiB for admin commands; empty for none.
+    /// Data that came with the command (in the capsule or fetched by R2T), at most 8 KiB; empty
+    /// for none.
     pub data: Vec<u8>,
 }
 

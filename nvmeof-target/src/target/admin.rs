@@ -19,6 +19,14 @@ pub(super) const ADMIN_OPCODES: [AdminOpcode; 7] = [
     AdminOpcode::KeepAlive,
 ];
 
+/// Whether the host has room for the whole of what it asks for.
+pub(super) fn check_room(command: &Command, len: usize) -> Result<(), Status> {
+    if (command.sgl.length.get() as usize) < len {
+        return Err(Status::DATA_SGL_LENGTH_INVALID.dnr());
+    }
+    Ok(())
+}
+
 /// Dword 0 of an Abort that aborted nothing.
 const NOT_ABORTED: u64 = 1;
 
@@ -104,15 +112,17 @@ impl Target {
         let controller = self.controllers.get_mut(&key).expect("the caller has seen it");
         let admin = controller.admin().expect("the Abort came by it");
         let abort = PendingAbort { controller: key, slot, asked: admin };
-        if queue_id == 0 {
-            // Every other admin command has been answered already.
-            let victim = controller.events.take_request(command_id);
-            if let Some(victim) = victim {
-                let reply = Reply::failed(Status::ABORT_REQUESTED);
-                self.actions.push_back(Action::Reply(admin, victim, reply));
-            }
-            self.answer_abort(&abort, victim.is_some());
-        } else if let Some(connection) = controller.io_queue(queue_id) {
+        if queue_id == 0
+            && let Some(victim) = controller.events.take_request(command_id)
+        {
+            let reply = Reply::failed(Status::ABORT_REQUESTED);
+            self.actions.push_back(Action::Reply(admin, victim, reply));
+            self.answer_abort(&abort, true);
+            return Ok(());
+        }
+        // An admin command that is not here may still wait for its data.
+        let asked = if queue_id == 0 { Some(admin) } else { controller.io_queue(queue_id) };
+        if let Some(connection) = asked {
             let token = self.next_abort;
             self.next_abort += 1;
             self.aborts.insert(token, PendingAbort { asked: connection, ..abort });

@@ -1,5 +1,6 @@
 //! Get Features and Set Features (sections 5.15, 5.27). No feature can be saved.
 
+use super::admin::check_room;
 use super::controller::{Controller, ControllerKey, Kind};
 use super::{Target, TargetConfig};
 use crate::io::Now;
@@ -171,12 +172,14 @@ impl Target {
             Feature::WriteAtomicity => features.write_atomicity,
             Feature::KeepAliveTimer => features.keep_alive_ms,
             Feature::HostBehavior => {
+                check_room(command, HOST_BEHAVIOR_SIZE)?;
                 let mut data = vec![0; HOST_BEHAVIOR_SIZE];
                 data[..4].copy_from_slice(&features.host_behavior);
                 return Ok(Reply::data(data));
             }
             // Fabrics knows the wide form alone.
             Feature::HostIdentifier if dword_11 & HOST_ID_EXTENDED != 0 => {
+                check_room(command, controller.host_id.len())?;
                 return Ok(Reply::data(controller.host_id.to_vec()));
             }
             _ => return Err(Status::INVALID_FIELD.dnr()),

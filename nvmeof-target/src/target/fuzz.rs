@@ -45,6 +45,7 @@ pub fn log_offsets(bytes: &[u8]) {
             let mut sqe = [0; 64];
             sqe[0] = AdminOpcode::GetLogPage.0;
             sqe[4..8].fill(0xFF);
+            sqe[32..36].copy_from_slice(&(TRANSFER_MAX as u32).to_le_bytes());
             sqe[40..].copy_from_slice(chunk);
             let reply = world.send(connection, sqe, Vec::new()).expect("answered at once");
             if Status::from(reply.status).is_success() {

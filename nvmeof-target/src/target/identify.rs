@@ -1,6 +1,7 @@
 //! Identify (section 5.17).
 
 use super::Target;
+use super::admin::check_room;
 use super::config::Nqn;
 use super::controller::{Controller, ControllerKey, Kind};
 use super::discovery::padded;
@@ -45,6 +46,7 @@ impl Target {
         key: ControllerKey,
         command: &Command,
     ) -> Result<Vec<u8>, Status> {
+        check_room(command, IDENTIFY_SIZE)?;
         let controller = &self.controllers[&key];
         let cns = Cns(IdentifyDword10::from(command.dword(10)).cns());
         if controller.kind == Kind::Discovery {

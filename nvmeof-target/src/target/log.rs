@@ -1,7 +1,7 @@
 //! Get Log Page (section 5.16).
 
 use super::Target;
-use super::admin::ADMIN_OPCODES;
+use super::admin::{ADMIN_OPCODES, check_room};
 use super::controller::{Controller, ControllerKey, Kind};
 use super::discovery::padded;
 use super::feature::{DISCOVERY_FEATURES, FEATURES, is_namespace_specific};
@@ -105,6 +105,7 @@ impl Target {
             return Err(Status::INVALID_LOG_PAGE.dnr());
         }
         let request = Request::parse(command)?;
+        check_room(command, request.len)?;
         let mut window = Window::new(request.offset, request.len);
         match request.page {
             LogPage::Discovery => self.discovery_log(controller, &mut window),

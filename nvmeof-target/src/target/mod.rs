@@ -182,8 +182,12 @@ impl Target {
     /// A connection is gone, and nothing of it is in flight any more. Also to be called for
     /// connections that never sent a Connect.
     pub fn closed(&mut self, now: Now, connection: ConnectionId) {
-        self.give_up_aborts_of(connection);
         let Some(queue) = self.queues.remove(&connection) else { return };
+        if queue.queue_id == 0 {
+            // Nobody is left to answer.
+            self.aborts.retain(|_, abort| abort.controller != queue.controller);
+        }
+        self.give_up_aborts_of(connection);
         let controller = self.controllers.get_mut(&queue.controller).expect("a queue's controller");
         controller.remove_queue(queue.queue_id);
         if queue.queue_id == 0 {
@@ -259,11 +263,20 @@ impl Target {
             FabricsType::PropertySet if queue.queue_id == 0 => {
                 self.property_set(now, queue.controller, command)
             }
-            FabricsType::Disconnect if queue.queue_id != 0 => {
+            FabricsType::Disconnect => {
+                let refusal = if queue.queue_id == 0 {
+                    Some(Status::INVALID_QUEUE_TYPE)
+                } else {
+                    let record_format = command.dword(10) as u16;
+                    (record_format != 0).then_some(Status::CONNECT_INCOMPATIBLE_FORMAT)
+                };
+                if let Some(status) = refusal {
+                    return Reply::failed(status.dnr());
+                }
                 self.actions.push_back(Action::Close(connection));
                 Reply::done()
             }
-            FabricsType::PropertyGet | FabricsType::PropertySet | FabricsType::Disconnect => {
+            FabricsType::PropertyGet | FabricsType::PropertySet => {
                 Reply::failed(Status::INVALID_FIELD.dnr())
             }
             _ => Reply::failed(Status::INVALID_OPCODE.dnr()),

@@ -337,6 +337,12 @@ pub struct AsyncEvent {
 pub const EVENT_ERROR: u8 = 0;
 /// [`AsyncEvent::kind`]: the health log has a new critical warning.
 pub const EVENT_HEALTH: u8 = 1;
+/// [`AsyncEvent::information`]: reliability is degraded, or the media are read only.
+pub const HEALTH_RELIABILITY: u8 = 0x00;
+/// [`AsyncEvent::information`]: a temperature threshold was crossed.
+pub const HEALTH_TEMPERATURE: u8 = 0x01;
+/// [`AsyncEvent::information`]: available spare fell below its threshold.
+pub const HEALTH_SPARE: u8 = 0x02;
 /// [`AsyncEvent::kind`] of notices.
 pub const EVENT_NOTICE: u8 = 2;
 /// [`AsyncEvent::information`]: a namespace was added, removed or changed.

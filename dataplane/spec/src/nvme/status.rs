@@ -165,6 +165,8 @@ impl Status {
     pub const CONNECT_RESTART_DISCOVERY: Self = Self::of(SPECIFIC, 0x83);
     /// 84h (Connect): the host is not allowed.
     pub const CONNECT_INVALID_HOST: Self = Self::of(SPECIFIC, 0x84);
+    /// 85h (Disconnect): the queue is not of the type that the command is for.
+    pub const INVALID_QUEUE_TYPE: Self = Self::of(SPECIFIC, 0x85);
     /// 00h (Create I/O Submission Queue): its completion queue is not there.
     pub const COMPLETION_QUEUE_INVALID: Self = Self::of(SPECIFIC, 0x00);
     /// 08h (Create I/O Completion Queue).

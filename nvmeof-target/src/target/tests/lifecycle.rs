@@ -135,7 +135,12 @@ fn disconnect_closes_one_io_queue() {
     bench.io_queue(2, id, 1);
     let disconnect = command(FABRICS_OPCODE, 1, FabricsType::Disconnect.0.into(), [0; 6]);
     let reply = bench.send(1, disconnect, Vec::new()).unwrap();
-    assert_eq!(status(&reply), Status::INVALID_FIELD.dnr());
+    assert_eq!(status(&reply), Status::INVALID_QUEUE_TYPE.dnr());
+    let mut other_format = disconnect;
+    other_format[40] = 1;
+    let reply = bench.send(2, other_format, Vec::new()).unwrap();
+    assert_eq!(status(&reply), Status::CONNECT_INCOMPATIBLE_FORMAT.dnr());
+    assert!(bench.actions().is_empty());
     let reply = bench.send(2, disconnect, Vec::new()).unwrap();
     assert_eq!(status(&reply), Status::SUCCESS);
     assert_eq!(bench.actions(), ["close 2"]);
@@ -252,24 +257,28 @@ fn aborts_tell_the_truth() {
     assert_eq!(bench.send(1, abort(0, 101), Vec::new()), None);
     assert_eq!(bench.actions(), ["reply 1 0/07h 0h", "reply 1 0/00h 0h"]);
     // Nothing of that kind, no such queue.
-    assert_eq!(bench.send(1, abort(0, 101), Vec::new()), None);
     assert_eq!(bench.send(1, abort(9, 5), Vec::new()), None);
-    assert_eq!(bench.actions(), ["reply 1 0/00h 1h", "reply 1 0/00h 1h"]);
+    assert_eq!(bench.actions(), ["reply 1 0/00h 1h"]);
+    // Another admin command: its data may be on their way still, which the connection knows.
+    assert_eq!(bench.send(1, abort(0, 101), Vec::new()), None);
+    assert_eq!(bench.actions(), ["abort 1 101 0"]);
+    bench.target.abort_result(0, true);
+    assert_eq!(bench.actions(), ["reply 1 0/00h 0h"]);
     // An I/O command: its queue knows.
     for command_id in 5..9 {
         assert_eq!(bench.send(1, abort(1, command_id), Vec::new()), None);
     }
-    assert_eq!(bench.actions(), ["abort 2 5 0", "abort 2 6 1", "abort 2 7 2", "abort 2 8 3"]);
+    assert_eq!(bench.actions(), ["abort 2 5 1", "abort 2 6 2", "abort 2 7 3", "abort 2 8 4"]);
     let reply = bench.send(1, abort(1, 9), Vec::new()).unwrap();
     assert_eq!(status(&reply), Status::ABORT_LIMIT_EXCEEDED);
+    bench.target.abort_result(2, true);
+    bench.target.abort_result(1, false);
     bench.target.abort_result(1, true);
-    bench.target.abort_result(0, false);
-    bench.target.abort_result(0, true);
     assert_eq!(bench.actions(), ["reply 1 0/00h 0h", "reply 1 0/00h 1h"]);
     // The queue goes before it has answered.
     bench.target.closed(bench.now, ConnectionId(2));
     assert_eq!(bench.actions(), ["reply 1 0/00h 1h", "reply 1 0/00h 1h"]);
-    bench.target.abort_result(2, true);
+    bench.target.abort_result(3, true);
     assert!(bench.actions().is_empty());
 }
 

@@ -99,6 +99,33 @@ fn requests_out_of_bounds() {
     }
 }
 
+#[test]
+fn answers_that_do_not_fit_are_refused() {
+    let mut bench = Bench::new();
+    bench.admin_queue(1, HOST);
+    bench.listen(1, 1 << 8);
+    bench.target.remove_namespace(&nqn(SUBSYSTEM), NamespaceId(1)).unwrap();
+    assert_eq!(bench.actions().len(), 1);
+    for (opcode, dword_10, dword_11, len) in [
+        (AdminOpcode::Identify, 1, 0, 4096_u32),
+        (AdminOpcode::GetLogPage, 4 | 1023 << 16, 0, 4096),
+        (AdminOpcode::GetFeatures, 0x16, 0, 512),
+        (AdminOpcode::GetFeatures, 0x81, 1, 16),
+    ] {
+        let mut sqe = command(opcode.0, 1, 0, [dword_10, dword_11, 0, 0, 0, 0]);
+        sqe[32..36].copy_from_slice(&(len - 1).to_le_bytes());
+        let short = bench.send(1, sqe, Vec::new()).unwrap();
+        assert_eq!(status(&short), Status::DATA_SGL_LENGTH_INVALID.dnr());
+        assert!(short.data.is_empty());
+        sqe[32..36].copy_from_slice(&len.to_le_bytes());
+        let reply = bench.send(1, sqe, Vec::new()).unwrap();
+        assert_eq!(reply.data.len(), len as usize);
+        let is_list = opcode == AdminOpcode::GetLogPage;
+        assert!(!is_list || reply.data[0] == 1, "kept over the read that failed");
+    }
+    assert_eq!(bench.log(1, 4, 0, 4096, false).data, [0; 4096]);
+}
+
 proptest! {
     /// However a page is cut into reads, the parts make up the whole.
     #[test]

@@ -9,7 +9,7 @@ mod lifecycle;
 mod log;
 
 use super::*;
-use crate::io::VolumeIndex;
+use crate::io::{TRANSFER_MAX, VolumeIndex};
 use crate::seam::{Namespaces, Role};
 use core::time::Duration;
 use storage_spec::fabrics::{
@@ -227,6 +227,7 @@ fn command(opcode: u8, id: u16, nsid: u32, dwords: [u32; 6]) -> [u8; 64] {
     command.command_id = U16::new(id);
     command.namespace_id = U32::new(nsid);
     command.dwords = dwords.map(U32::new);
+    command.sgl.length = U32::new(TRANSFER_MAX as u32);
     zerocopy::transmute!(command)
 }
 
