@@ -321,7 +321,7 @@ impl Core {
             Message::Done(completion) => self.complete(completion, now),
             Message::Adopt(adopted) => self.adopt(*adopted, now),
             Message::Reply { connection, slot, reply } => {
-                self.frontend.on_reply(connection, slot, reply);
+                self.frontend.on_reply(connection, slot, reply, surrounding!(self, now));
             }
             Message::Close(connection) => self.frontend.on_close(connection),
             Message::SetNamespaces(connection, namespaces) => {

@@ -131,9 +131,15 @@ impl Frontend {
     }
 
     /// Delivers the target's answer.
-    pub(crate) fn on_reply(&mut self, id: ConnectionId, slot: Slot, reply: Reply) {
+    pub(crate) fn on_reply<O: Post>(
+        &mut self,
+        id: ConnectionId,
+        slot: Slot,
+        reply: Reply,
+        s: &mut Surrounding<'_, O>,
+    ) {
         if let Some(&index) = self.by_id.get(&id) {
-            self.connection(index).protocol.reply(slot, reply);
+            answer(self.connection(index), slot, reply, s);
             self.mark_dirty(index);
         }
     }
@@ -515,18 +521,28 @@ fn grown(staging: Buf, wanted: usize, pool: &Pool) -> Buf {
     pool.alloc(wanted).unwrap_or(staging)
 }
 
-/// Puts the connection's events to the target; learns where the connection is to be served.
+/// Puts the connection's events to the target.
 fn put_events<O: Post>(connection: &mut Connection, s: &mut Surrounding<'_, O>) {
     while let Some(event) = connection.protocol.take_event() {
         if let Some((slot, reply)) = ask(connection.id, event, s) {
-            if let (Some(role), Some(control)) = (&reply.role, s.control.as_deref_mut()) {
-                let here = s.out.links().core();
-                let core = control.place(connection.id, role);
-                connection.moving = (core != here).then_some(core);
-            }
-            connection.protocol.reply(slot, reply);
+            answer(connection, slot, reply, s);
         }
     }
+}
+
+/// Gives the connection the target's answer; learns where the connection is to be served.
+fn answer<O: Post>(
+    connection: &mut Connection,
+    slot: Slot,
+    reply: Reply,
+    s: &mut Surrounding<'_, O>,
+) {
+    if let (Some(role), Some(control)) = (&reply.role, s.control.as_deref_mut()) {
+        let here = s.out.links().core();
+        let core = control.place(connection.id, role);
+        connection.moving = (core != here).then_some(core);
+    }
+    connection.protocol.reply(slot, reply);
 }
 
 /// Puts an event to the target: directly on its core, by mailbox elsewhere.

@@ -4,13 +4,17 @@
 //! is told so never tries again (Linux: `nvmf_should_reconnect`). A subsystem that is not here may
 //! be added, a host that is not allowed may be allowed, a busy controller becomes free; so these
 //! are refused without it, and the host keeps trying at its own pace.
+//!
+//! A Connect for a queue that is still there waits a moment: the end of the old connection can be
+//! seen later than the beginning of the new one.
 
 use super::config::Nqn;
 use super::controller::{ConnectIdentity, Controller, ControllerKey, Kind};
 use super::{ConnectionContext, QueueRef, Target};
 use crate::io::Now;
-use crate::seam::{Association, ConnectionId, QueueParameters, Reply, Role};
+use crate::seam::{Action, Association, ConnectionId, Event, QueueParameters, Reply, Role};
 use core::mem::offset_of;
+use core::time::Duration;
 use std::sync::Arc;
 use storage_spec::fabrics::{
     CONTROLLER_ID_DYNAMIC, ConnectAttributes, ConnectCommand, ConnectData, FabricsType,
@@ -19,6 +23,18 @@ use storage_spec::fabrics::{
 use storage_spec::nvme::command::{Command, FABRICS_OPCODE};
 use storage_spec::nvme::status::Status;
 use zerocopy::FromBytes;
+
+/// How long a Connect waits for the end of the queue that has its id.
+const DUPLICATE_WAIT: Duration = Duration::from_secs(1);
+
+/// A Connect for a queue that is still there. One for each connection at most.
+#[derive(Debug)]
+pub(super) struct WaitingConnect {
+    connection: ConnectionId,
+    context: ConnectionContext,
+    event: Event,
+    until: Now,
+}
 
 /// A Connect whose form is right.
 struct Request {
@@ -33,15 +49,62 @@ struct Request {
 struct Refusal(Status, u32);
 
 impl Target {
-    /// The first command of a connection.
+    /// The first command of a connection; `None` if it waits.
     pub(super) fn before_connect(
         &mut self,
         now: Now,
         connection: ConnectionId,
         context: ConnectionContext,
-        command: &Command,
-        data: &[u8],
+        event: Event,
+    ) -> Option<Reply> {
+        if self.waiting.iter().any(|waiting| waiting.connection == connection) {
+            return Some(Reply::failed(Status::COMMAND_SEQUENCE_ERROR.dnr()));
+        }
+        let reply = self.try_connect(now, connection, context, &event);
+        let command: ConnectCommand = zerocopy::transmute!(event.sqe);
+        let is_duplicate = Status::from(reply.status).is(Status::CONNECT_CONTROLLER_BUSY)
+            && self.ready
+            && command.queue_id.get() != 0;
+        if !is_duplicate {
+            return Some(reply);
+        }
+        let until = now + DUPLICATE_WAIT;
+        self.waiting.push(WaitingConnect { connection, context, event, until });
+        self.deadline = self.deadline.into_iter().chain([until]).min();
+        None
+    }
+
+    /// Tries again what waits: some queue has gone, or time has passed.
+    pub(super) fn retry_connects(&mut self, now: Now) {
+        for waiting in core::mem::take(&mut self.waiting) {
+            let WaitingConnect { connection, context, ref event, until } = waiting;
+            let reply = self.try_connect(now, connection, context, event);
+            if Status::from(reply.status).is(Status::CONNECT_CONTROLLER_BUSY) && now < until {
+                self.waiting.push(waiting);
+            } else {
+                self.actions.push_back(Action::Reply(connection, event.slot, reply));
+            }
+        }
+    }
+
+    /// When the first of those that wait is to be answered.
+    pub(super) fn connect_deadline(&self) -> Option<Now> {
+        self.waiting.iter().map(|waiting| waiting.until).min()
+    }
+
+    /// The connection is gone, and its Connect with it.
+    pub(super) fn forget_connect(&mut self, connection: ConnectionId) {
+        self.waiting.retain(|waiting| waiting.connection != connection);
+    }
+
+    fn try_connect(
+        &mut self,
+        now: Now,
+        connection: ConnectionId,
+        context: ConnectionContext,
+        event: &Event,
     ) -> Reply {
+        let command: &Command = zerocopy::transmute_ref!(&event.sqe);
         let is_connect = command.opcode == FABRICS_OPCODE
             && FabricsType(command.namespace_id.get() as u8) == FabricsType::Connect;
         if !is_connect {
@@ -50,7 +113,7 @@ impl Target {
         if !self.ready {
             return Reply::failed(Status::CONNECT_CONTROLLER_BUSY);
         }
-        let outcome = self.check_form(command, data, context).and_then(|request| {
+        let outcome = self.check_form(command, &event.data, context).and_then(|request| {
             match request.command.queue_id.get() {
                 0 => self.connect_admin(now, connection, &request),
                 queue_id => self.connect_io(connection, queue_id, &request),

@@ -134,7 +134,7 @@ impl World {
     /// Two hosts: an enabled controller with namespaces, and one for discovery.
     fn open(&mut self) {
         for (connection, subsystem) in [(ADMIN, nqn()), (DISCOVERY, Nqn::discovery())] {
-            let reply = self.connect(connection, 0, 0xFFFF, &subsystem);
+            let reply = self.connect(connection, 0, 0xFFFF, &subsystem).expect("answered at once");
             assert!(Status::from(reply.status).is_success());
             self.set_cc(connection, ENABLE);
         }
@@ -155,13 +155,13 @@ impl World {
         reply
     }
 
-    fn connect(&mut self, on: ConnectionId, queue: u16, id: u16, subsystem: &Nqn) -> Reply {
+    /// `None` if it waits for the end of a queue.
+    fn connect(&mut self, on: ConnectionId, queue: u16, id: u16, subsystem: &Nqn) -> Option<Reply> {
         let mut data = ConnectData::new_zeroed();
         data.controller_id = U16::new(id);
         data.host_nqn[..HOST.len()].copy_from_slice(HOST.as_bytes());
         data.subsystem_nqn = subsystem.to_field();
-        let reply = self.send(on, connect_command(queue, 5000), data.as_bytes().to_vec());
-        reply.expect("Connect is answered at once")
+        self.send(on, connect_command(queue, 5000), data.as_bytes().to_vec())
     }
 
     fn set_cc(&mut self, connection: ConnectionId, value: u32) {
@@ -250,9 +250,11 @@ impl World {
         };
     }
 
-    /// A connection that is open or closing.
+    /// A connection that is open or closing, or waits for its Connect.
     fn pick(&self, choice: u8) -> ConnectionId {
-        let all: Vec<_> = self.open.union(&self.closing).copied().collect();
+        let waiting = self.waiting.iter().map(|&(connection, _)| connection);
+        let all: BTreeSet<_> = self.open.union(&self.closing).copied().chain(waiting).collect();
+        let all: Vec<_> = all.into_iter().collect();
         if all.is_empty() { ADMIN } else { all[usize::from(choice) % all.len()] }
     }
 
@@ -271,7 +273,10 @@ impl World {
         while let Some(action) = self.target.take_action() {
             match action {
                 Action::Reply(connection, Slot(slot), reply) => {
-                    assert!(reply.role.is_none());
+                    if reply.role.is_some() {
+                        assert!(self.target.queue(connection).is_some_and(|q| q.queue_id > 0));
+                        assert!(self.open.insert(connection), "connected once");
+                    }
                     assert!(self.waiting.remove(&(connection, slot)), "replied to once");
                 }
                 Action::Close(connection) => {
@@ -294,8 +299,8 @@ impl World {
 
     /// Everything that was opened can be closed, and nothing stays.
     fn finish(mut self) {
-        let all: Vec<_> = self.open.union(&self.closing).copied().collect();
-        for connection in all {
+        let waiting: BTreeSet<_> = self.waiting.iter().map(|&(connection, _)| connection).collect();
+        for connection in &(&self.open | &self.closing) | &waiting {
             self.lose(connection);
             self.check_actions();
         }

@@ -84,11 +84,13 @@ pub struct Target {
     controllers: BTreeMap<ControllerKey, Controller>,
     next_key: u64,
     queues: BTreeMap<ConnectionId, QueueRef>,
+    /// Connects that wait for the end of a queue.
+    waiting: Vec<connect::WaitingConnect>,
     aborts: BTreeMap<u64, PendingAbort>,
     next_abort: u64,
     health: Health,
     actions: VecDeque<Action>,
-    /// No keep alive timer ends before this; none runs if `None`.
+    /// Nothing ends by time before this, or at all if `None`.
     deadline: Option<Now>,
 }
 
@@ -130,6 +132,7 @@ impl Target {
             controllers: BTreeMap::new(),
             next_key: 0,
             queues: BTreeMap::new(),
+            waiting: Vec::new(),
             aborts: BTreeMap::new(),
             next_abort: 0,
             health: Health::default(),
@@ -147,7 +150,7 @@ impl Target {
     }
 
     /// Takes a command: any Fabrics command, and any command of an admin queue. Returns its reply,
-    /// or `None` if that comes later as an [`Action::Reply`]. Actions that follow from the command
+    /// or `None` if that comes later as an [`Action::Reply`], which may have a role, too. Actions that follow from the command
     /// are to be taken after its reply has been given to the connection.
     pub fn event(
         &mut self,
@@ -158,7 +161,7 @@ impl Target {
     ) -> Option<Reply> {
         let command = Command::read_from_bytes(&event.sqe).expect("an entry has 64 bytes");
         let Some(queue) = self.queues.get(&connection).copied() else {
-            return Some(self.before_connect(now, connection, context, &command, &event.data));
+            return self.before_connect(now, connection, context, event);
         };
         let controller = self.controllers.get(&queue.controller).expect("a queue's controller");
         controller.association.touch(now);
@@ -182,6 +185,7 @@ impl Target {
     /// A connection is gone, and nothing of it is in flight any more. Also to be called for
     /// connections that never sent a Connect.
     pub fn closed(&mut self, now: Now, connection: ConnectionId) {
+        self.forget_connect(connection);
         let Some(queue) = self.queues.remove(&connection) else { return };
         if queue.queue_id == 0 {
             // Nobody is left to answer.
@@ -194,6 +198,7 @@ impl Target {
             self.close_controller(queue.controller);
         }
         self.settle(now, queue.controller);
+        self.retry_connects(now);
     }
 
     /// Answers an [`Action::Abort`].
@@ -210,7 +215,7 @@ impl Target {
         self.deadline
     }
 
-    /// Ends controllers whose hosts have been silent for too long.
+    /// Ends controllers whose hosts have been silent for too long, and Connects that waited.
     pub fn on_deadline(&mut self, now: Now) {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
@@ -221,7 +226,9 @@ impl Target {
                 self.close_controller(key);
             }
         }
-        self.deadline = self.controllers.values().filter_map(Controller::deadline).min();
+        self.retry_connects(now);
+        let silence = self.controllers.values().filter_map(Controller::deadline);
+        self.deadline = silence.chain(self.connect_deadline()).min();
     }
 
     /// New figures for the health log.

@@ -111,14 +111,33 @@ fn io_connect_waits_for_the_controller() {
 }
 
 #[test]
-fn queue_id_in_use_is_busy_until_drained() {
+fn queue_id_in_use_is_waited_for() {
     let mut bench = Bench::new();
     let id = bench.admin_queue(1, HOST);
     bench.io_queue(2, id, 1);
-    let reply = bench.connect_io(3, id, 1);
-    assert_eq!(status(&reply), Status::CONNECT_CONTROLLER_BUSY);
+    let again = |bench: &mut Bench, connection| {
+        bench.send(connection, connect(1, 127, 0), connect_data(id, HOST, SUBSYSTEM))
+    };
+    // The old one ends in time.
+    assert_eq!(again(&mut bench, 3), None);
+    assert!(bench.actions().is_empty());
     bench.target.closed(bench.now, ConnectionId(2));
-    bench.io_queue(3, id, 1);
+    let Some(Action::Reply(ConnectionId(3), _, reply)) = bench.target.take_action() else {
+        panic!("the Connect is answered");
+    };
+    assert_eq!(status(&reply), Status::SUCCESS);
+    assert!(matches!(reply.role, Some(Role::Io(..))));
+    assert_eq!(bench.target.queue(ConnectionId(3)).unwrap().queue_id, 1);
+    // It does not: of two that wait one gives up, and one is lost.
+    assert_eq!((again(&mut bench, 4), again(&mut bench, 5)), (None, None));
+    bench.target.closed(bench.now, ConnectionId(5));
+    bench.now += Duration::from_secs(1);
+    assert_eq!(bench.target.deadline(), Some(bench.now));
+    bench.target.on_deadline(bench.now);
+    assert_eq!(bench.actions(), ["reply 4 1/81h 0h"]);
+    assert!(bench.target.deadline().is_some_and(|deadline| deadline > bench.now));
+    bench.target.closed(bench.now, ConnectionId(3));
+    assert!(bench.actions().is_empty());
 }
 
 #[test]
