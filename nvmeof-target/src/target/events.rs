@@ -7,7 +7,8 @@ use crate::seam::{Action, Reply, Slot};
 use std::collections::{BTreeSet, VecDeque};
 use storage_spec::nvme::identify::{AsyncEvents, NSID_ALL};
 use storage_spec::nvme::log::{
-    AsyncEvent, CHANGED_NAMESPACES_MAX, EVENT_NOTICE, LogPage, NOTICE_ANA, NOTICE_DISCOVERY,
+    AsyncEvent, CHANGED_NAMESPACES_MAX, CriticalWarning, EVENT_HEALTH, EVENT_NOTICE,
+    HEALTH_RELIABILITY, HEALTH_SPARE, HEALTH_TEMPERATURE, LogPage, NOTICE_ANA, NOTICE_DISCOVERY,
     NOTICE_NAMESPACE_ATTRIBUTE,
 };
 use storage_spec::nvme::status::Status;
@@ -23,9 +24,22 @@ pub(super) enum Notice {
     Ana,
     /// The discovery log changed.
     Discovery,
+    /// Critical warning: reliability is degraded, or nothing can be written.
+    Reliability,
+    /// Critical warning: a temperature threshold was crossed.
+    Temperature,
+    /// Critical warning: little space is left.
+    Spare,
 }
 
-const NOTICES: [Notice; 3] = [Notice::NamespaceAttribute, Notice::Ana, Notice::Discovery];
+const NOTICES: [Notice; 6] = [
+    Notice::NamespaceAttribute,
+    Notice::Ana,
+    Notice::Discovery,
+    Notice::Reliability,
+    Notice::Temperature,
+    Notice::Spare,
+];
 
 /// How far an event of one kind has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +62,8 @@ pub(super) struct Events {
     pub(super) wanted: AsyncEvents,
     /// Namespaces changed since the host last read the list.
     changed: BTreeSet<u32>,
+    /// Critical warnings that the host wants to hear of and that were there when last looked at.
+    warnings: u8,
 }
 
 impl Events {
@@ -60,6 +76,21 @@ impl Events {
     pub(super) fn namespace_changed(&mut self, id: u32) {
         self.changed.insert(id);
         self.raise(Notice::NamespaceAttribute);
+    }
+
+    /// Raises those of the critical warnings that are new, and that the host wants to hear of.
+    pub(super) fn warn(&mut self, warnings: CriticalWarning) {
+        let wanted = u8::from(warnings) & self.wanted.health();
+        let new = CriticalWarning::from(wanted & !core::mem::replace(&mut self.warnings, wanted));
+        for (is_new, notice) in [
+            (new.degraded() || new.read_only() || new.backup(), Notice::Reliability),
+            (new.temperature(), Notice::Temperature),
+            (new.spare(), Notice::Spare),
+        ] {
+            if is_new {
+                self.raise(notice);
+            }
+        }
     }
 
     pub(super) fn raise(&mut self, notice: Notice) {
@@ -125,12 +156,17 @@ impl Events {
 
 impl Notice {
     fn event(self) -> AsyncEvent {
-        let (information, page) = match self {
-            Self::NamespaceAttribute => (NOTICE_NAMESPACE_ATTRIBUTE, LogPage::ChangedNamespaces),
-            Self::Ana => (NOTICE_ANA, LogPage::Ana),
-            Self::Discovery => (NOTICE_DISCOVERY, LogPage::Discovery),
+        let (kind, information, page) = match self {
+            Self::NamespaceAttribute => {
+                (EVENT_NOTICE, NOTICE_NAMESPACE_ATTRIBUTE, LogPage::ChangedNamespaces)
+            }
+            Self::Ana => (EVENT_NOTICE, NOTICE_ANA, LogPage::Ana),
+            Self::Discovery => (EVENT_NOTICE, NOTICE_DISCOVERY, LogPage::Discovery),
+            Self::Reliability => (EVENT_HEALTH, HEALTH_RELIABILITY, LogPage::Health),
+            Self::Temperature => (EVENT_HEALTH, HEALTH_TEMPERATURE, LogPage::Health),
+            Self::Spare => (EVENT_HEALTH, HEALTH_SPARE, LogPage::Health),
         };
-        AsyncEvent::new().with_kind(EVENT_NOTICE).with_information(information).with_page(page.0)
+        AsyncEvent::new().with_kind(kind).with_information(information).with_page(page.0)
     }
 
     fn is_wanted(self, wanted: AsyncEvents) -> bool {
@@ -138,6 +174,8 @@ impl Notice {
             Self::NamespaceAttribute => wanted.namespace_attribute(),
             Self::Ana => wanted.ana(),
             Self::Discovery => wanted.discovery(),
+            // Looked at bit by bit when the warning comes.
+            Self::Reliability | Self::Temperature | Self::Spare => wanted.health() != 0,
         }
     }
 }
@@ -151,6 +189,14 @@ impl Target {
             let reply = Reply::value(u32::from(event).into());
             self.actions.push_back(Action::Reply(admin, slot, reply));
         }
+    }
+
+    /// Tells the host of a controller of critical warnings that have come.
+    pub(super) fn warn(&mut self, key: ControllerKey) {
+        let controller = self.controllers.get_mut(&key).expect("the caller has seen it");
+        let warnings = self.health.warnings(&controller.features);
+        controller.events.warn(warnings);
+        self.tell(key);
     }
 
     /// Ends the requests of a controller that is reset or shut down: their slots are needed, and no

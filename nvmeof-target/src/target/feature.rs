@@ -68,6 +68,11 @@ impl Features {
         self.io_queues.unwrap_or(config.io_queues_max)
     }
 
+    /// Whether a temperature in K is at or beyond a threshold.
+    pub(super) fn is_beyond(&self, temperature: u16) -> bool {
+        temperature >= self.threshold_over || temperature <= self.threshold_under
+    }
+
     fn threshold(&mut self, which: TemperatureThreshold) -> Result<&mut u16, Status> {
         match which.kind() {
             0 => Ok(&mut self.threshold_over),
@@ -137,12 +142,16 @@ impl Target {
             }
             Feature::AsyncEventConfiguration => {
                 controller.choose_events(AsyncEvents::from(value))?;
-                self.tell(key);
+                self.warn(key);
             }
             Feature::KeepAliveTimer => {
                 controller.features.keep_alive_ms = rounded_up(value);
                 controller.association.touch(now);
                 self.watch(key);
+            }
+            Feature::TemperatureThreshold => {
+                controller.features.set(feature, value, data)?;
+                self.warn(key);
             }
             _ => controller.features.set(feature, value, data)?,
         }

@@ -4,7 +4,7 @@ use super::Target;
 use super::admin::{ADMIN_OPCODES, check_room};
 use super::controller::{Controller, ControllerKey, Kind};
 use super::discovery::padded;
-use super::feature::{DISCOVERY_FEATURES, FEATURES, is_namespace_specific};
+use super::feature::{DISCOVERY_FEATURES, FEATURES, Features, is_namespace_specific};
 use super::subsystem::Subsystem;
 use crate::io::TRANSFER_MAX;
 use storage_spec::nvme::command::{Command, NvmOpcode};
@@ -138,7 +138,7 @@ impl Target {
             LogPage::Health if !matches!(request.namespace_id, 0 | NSID_ALL) => {
                 return Err(Status::INVALID_FIELD.dnr());
             }
-            LogPage::Health => self.health.render().as_bytes().to_vec(),
+            LogPage::Health => self.health.render(controller).as_bytes().to_vec(),
             LogPage::Firmware => {
                 let mut log = FirmwareLog::new_zeroed();
                 log.active = 1;
@@ -333,13 +333,18 @@ fn ana_log(subsystem: &Subsystem, specific: u8, window: &mut Window) {
 }
 
 impl Health {
-    fn render(&self) -> HealthLog {
-        let mut log = HealthLog::new_zeroed();
-        log.critical_warning = CriticalWarning::new()
+    /// Critical warnings, with a host's temperature thresholds.
+    pub(super) fn warnings(&self, features: &Features) -> CriticalWarning {
+        CriticalWarning::new()
             .with_spare(self.space_low)
+            .with_temperature(self.temperature != 0 && features.is_beyond(self.temperature))
             .with_degraded(self.degraded)
             .with_read_only(self.read_only)
-            .into();
+    }
+
+    fn render(&self, controller: &Controller) -> HealthLog {
+        let mut log = HealthLog::new_zeroed();
+        log.critical_warning = self.warnings(&controller.features).into();
         log.temperature = U16::new(self.temperature);
         log.available_spare = self.available_spare;
         log.spare_threshold = self.spare_threshold;

@@ -41,7 +41,7 @@ pub use log::Health;
 
 use crate::io::Now;
 use crate::seam::{Action, ConnectionId, Event, Reply, Slot};
-use controller::{Controller, ControllerKey};
+use controller::{Controller, ControllerKey, Kind};
 use core::net::IpAddr;
 use std::collections::{BTreeMap, VecDeque};
 use storage_spec::fabrics::{CONTROLLER_ID_MAX, FabricsType};
@@ -231,9 +231,16 @@ impl Target {
         self.deadline = silence.chain(self.connect_deadline()).min();
     }
 
-    /// New figures for the health log.
+    /// New figures for the health log; hosts are told of new warnings.
     pub fn set_health(&mut self, health: Health) {
+        let warnings = |health: &Health| (health.space_low, health.degraded, health.read_only);
+        let before = (warnings(&self.health), self.health.temperature);
         self.health = health;
+        if (warnings(&self.health), self.health.temperature) != before {
+            for key in self.keys(|controller| controller.kind == Kind::Nvm) {
+                self.warn(key);
+            }
+        }
     }
 
     /// What a connection is; `None` before its Connect.

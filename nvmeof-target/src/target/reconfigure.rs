@@ -260,7 +260,7 @@ impl Target {
         }
     }
 
-    fn keys(&self, is_concerned: impl Fn(&Controller) -> bool) -> Vec<ControllerKey> {
+    pub(super) fn keys(&self, is_concerned: impl Fn(&Controller) -> bool) -> Vec<ControllerKey> {
         let concerned = self
             .controllers
             .iter()

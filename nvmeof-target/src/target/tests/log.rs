@@ -25,6 +25,37 @@ fn health() {
 }
 
 #[test]
+fn critical_warnings_are_told() {
+    let mut bench = Bench::new();
+    bench.admin_queue(1, HOST);
+    bench.admin_queue(2, OTHER_HOST);
+    bench.listen(1, 0b1_1111);
+    bench.listen(2, 0);
+    let well = Health { temperature: 300, ..Health::default() };
+    bench.target.set_health(well.clone());
+    assert!(bench.actions().is_empty());
+    let degraded = Health { degraded: true, ..well.clone() };
+    bench.target.set_health(degraded.clone());
+    assert_eq!(bench.actions(), ["reply 1 0/00h 20001h"]);
+    // Masked until the page has been read; another kind is not.
+    bench.target.set_health(well.clone());
+    bench.target.set_health(Health { space_low: true, ..degraded.clone() });
+    assert_eq!(bench.actions(), ["reply 1 0/00h 20201h"]);
+    assert_eq!(bench.log(1, 2, 0, 512, false).data[0], 0b101);
+    bench.target.set_health(well);
+    bench.target.set_health(degraded);
+    assert_eq!(bench.actions(), ["reply 1 0/00h 20001h"]);
+    // The host's own threshold.
+    bench.admin(1, AdminOpcode::SetFeatures, [4, 300, 0, 0, 0, 0]);
+    assert_eq!(bench.actions(), ["reply 1 0/00h 20101h"]);
+    assert_eq!(bench.log(1, 2, 0, 512, true).data[0], 0b110);
+    assert_eq!(bench.log(2, 2, 0, 512, true).data[0], 0b100);
+    // What is there already is told when it is asked for.
+    bench.admin(2, AdminOpcode::SetFeatures, [0x0B, 0b100, 0, 0, 0, 0]);
+    assert_eq!(bench.actions(), ["reply 2 0/00h 20001h"]);
+}
+
+#[test]
 fn what_is_supported() {
     let mut bench = Bench::new();
     bench.admin_queue(1, HOST);
