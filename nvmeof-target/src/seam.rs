@@ -8,6 +8,7 @@
 use crate::io::{Now, VolumeIndex};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use storage_spec::nvme::status::Status;
 
 /// Most source ranges of one Copy command (Identify Namespace MSRC, 0-based there).
 pub const COPY_RANGES_MAX: u16 = 128;
@@ -41,6 +42,31 @@ pub struct Event {
     /// Data that came with the command (in the capsule or fetched by R2T), at most 8 KiB; empty
     /// for none.
     pub data: Vec<u8>,
+}
+
+/// Commands that a queue completed with an error, for the error log of its controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandErrors {
+    /// The latest, oldest first; at most [`ERRORS_HELD_MAX`].
+    pub errors: Vec<CommandError>,
+    /// How many came before those and were not kept.
+    pub lost: u64,
+}
+
+/// Most errors that a queue keeps until they are taken.
+pub const ERRORS_HELD_MAX: usize = 8;
+
+/// A command that completed with an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandError {
+    /// The command.
+    pub command_id: u16,
+    /// How it ended.
+    pub status: Status,
+    /// The namespace that it named.
+    pub namespace_id: u32,
+    /// First logical block concerned, of a command of the NVM command set.
+    pub lba: u64,
 }
 
 /// The completion of an [`Event`].

@@ -5,7 +5,7 @@ use crate::net::Handoff;
 use crate::store::{self, Completion, VolumeId};
 use crate::volume::{Piece, Route};
 use nvmeof_target::io::VolumeIndex;
-use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
+use nvmeof_target::seam::{CommandErrors, ConnectionId, Event, Namespaces, Reply, Slot};
 
 /// One message. Between two cores they arrive in the order in which they were sent.
 pub(crate) enum Message {
@@ -17,6 +17,8 @@ pub(crate) enum Message {
     Adopt(Box<Adopted>),
     /// To the control core: a command that the target answers.
     Event { connection: ConnectionId, event: Event },
+    /// To the control core: commands of the connection completed with errors.
+    Errors { connection: ConnectionId, errors: CommandErrors },
     /// The target's answer.
     Reply { connection: ConnectionId, slot: Slot, reply: Reply },
     /// Tear this connection down.

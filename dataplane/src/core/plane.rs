@@ -354,6 +354,7 @@ impl Core {
             Message::Stop => self.phase = Phase::Stopped,
             Message::Event { connection, event } => self.forward_event(connection, event, now),
             Message::Closed(_)
+            | Message::Errors { .. }
             | Message::NamespacesSet
             | Message::Aborted { .. }
             | Message::Shard { .. }

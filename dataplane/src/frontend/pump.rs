@@ -365,6 +365,7 @@ impl Frontend {
         entry.connection.is_dirty = false;
         if entry.connection.state != State::Draining {
             send(entry, &mut self.heads, s);
+            report_errors(&mut entry.connection, s);
         }
         let connection = &mut entry.connection;
         let has_output = connection.protocol.wants_transmit();
@@ -509,6 +510,15 @@ fn send<O: Post>(entry: &mut Entry, reserve: &mut Reserve, s: &mut Surrounding<'
     match gather.finish() {
         Gathered::Send(tx) => s.net.send(entry.socket, tx),
         Gathered::Nothing(parts) => connection.parts = Some(parts),
+    }
+}
+
+/// Tells the target of commands that were answered with errors: what it logs of a controller.
+fn report_errors<O: Post>(connection: &mut Connection, s: &mut Surrounding<'_, O>) {
+    let Some(errors) = connection.protocol.take_errors() else { return };
+    match s.control.as_deref_mut() {
+        Some(control) => control.note_errors(connection.id, &errors),
+        None => s.out.links().send(0, Message::Errors { connection: connection.id, errors }),
     }
 }
 

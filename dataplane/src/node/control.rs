@@ -14,7 +14,7 @@ use crate::volume::ShardAddress;
 use crossbeam_channel::Receiver;
 use hashbrown::HashMap;
 use nvmeof_target::io::Now;
-use nvmeof_target::seam::{Action, ConnectionId, Event, Reply, Role};
+use nvmeof_target::seam::{Action, CommandErrors, ConnectionId, Event, Reply, Role};
 use nvmeof_target::target::{ConnectionContext, Nqn, PortId, Target};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -183,6 +183,11 @@ impl Control {
         }
     }
 
+    /// Commands of a connection completed with errors.
+    pub(crate) fn note_errors(&mut self, id: ConnectionId, errors: &CommandErrors) {
+        self.target.note_errors(id, errors);
+    }
+
     /// A connection is closed and drained.
     pub(crate) fn closed(&mut self, now: Now, id: ConnectionId) {
         if let Some(place) = self.places.remove(&id) {
@@ -197,6 +202,7 @@ impl Control {
     pub(crate) fn on_message(&mut self, message: Message, now: Now) {
         match message {
             Message::Closed(id) => self.closed(now, id),
+            Message::Errors { connection, errors } => self.note_errors(connection, &errors),
             Message::NamespacesSet => self.unsettled -= 1,
             Message::Aborted { token, aborted } => self.target.abort_result(token, aborted),
             Message::Shard { token, reply } => self.job_step(token, reply),

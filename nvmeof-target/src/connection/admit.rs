@@ -60,6 +60,10 @@ impl<B: Buffer> Connection<B> {
         let slot = self.slots.take(command_id, !is_conflict);
         self.slots.charge(slot, held);
         self.slots.owe(slot, owed);
+        let is_nvm = matches!(self.phase, Phase::Io) && command.opcode != FABRICS_OPCODE;
+        let entry = &mut self.slots[slot];
+        entry.namespace_id = command.namespace_id.get();
+        entry.lba = if is_nvm { command.lba() } else { 0 };
         let fuse = command.command_flags().fuse();
         if fuse != FUSE_NONE || self.fused != Fused::None {
             planned = self.fuse(slot, fuse, planned);
@@ -134,7 +138,6 @@ impl<B: Buffer> Connection<B> {
         let entry = &mut self.slots[slot];
         entry.kind = plan.kind;
         entry.partner = plan.partner;
-        entry.namespace_id = plan.namespace_id;
         entry.volume = plan.volume;
         entry.block_shift = plan.block_shift;
         entry.offset = plan.offset;

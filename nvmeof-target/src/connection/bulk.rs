@@ -156,10 +156,12 @@ impl<B: Buffer> Connection<B> {
         let writing = entry.progress.writing;
         match result {
             BlockResult::Failed(error) if entry.kind == Kind::Dataset => {
+                entry.locate(error);
                 entry.status = status_of(error, Kind::Dataset);
                 self.respond(slot);
             }
             BlockResult::Failed(error) => {
+                entry.locate(error);
                 let kind = if writing { Kind::Write } else { Kind::Read };
                 self.fail_copy(slot, status_of(error, kind));
             }

@@ -30,7 +30,9 @@ impl<B: Buffer> Connection<B> {
             Kind::FusedWrite => self.pair_complete(slot, result),
             _ => match result {
                 BlockResult::Failed(error) => {
-                    self.slots[slot].status = status_of(error, kind);
+                    let entry = &mut self.slots[slot];
+                    entry.locate(error);
+                    entry.status = status_of(error, kind);
                 }
                 BlockResult::Done(buf) => {
                     assert_eq!(buf.is_some(), kind == Kind::Read, "reads alone return a buffer");
@@ -249,6 +251,9 @@ impl<B: Buffer> Connection<B> {
     fn pair_complete(&mut self, second: u16, result: BlockResult<B>) {
         let first = self.slots[second].partner;
         assert!(self.slots[first].state == State::Carried);
+        if let BlockResult::Failed(error) = result {
+            self.slots[first].locate(error);
+        }
         let (first_status, second_status) = match result {
             BlockResult::Done(_) => (Status::SUCCESS, Status::SUCCESS),
             BlockResult::Failed(

@@ -16,7 +16,8 @@
 //!    [`Connection::receive`],
 //! 3. carries [`Connection::take_event`] to the target and [`Connection::reply`] back,
 //! 4. gives block completions to [`Connection::complete`],
-//! 5. lets [`Connection::transmit`] write what is to be sent,
+//! 5. lets [`Connection::transmit`] write what is to be sent, and carries
+//!    [`Connection::take_errors`] to the target,
 //! 6. calls [`Connection::resume`] after sending, and when buffers came back, if
 //!    [`Connection::blocked`] or [`Connection::starved`],
 //! 7. closes the socket when [`Connection::is_over`], calls [`Connection::close`], and forgets the
@@ -34,6 +35,7 @@ mod admit;
 mod bulk;
 mod counters;
 mod digest;
+mod errors;
 mod execute;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -51,6 +53,7 @@ pub use counters::Counters;
 use crate::io::{Buffer, Now, TRANSFER_MAX};
 use crate::seam::{ConnectionId, Event, Namespaces, QueueParameters, Reply, Role, Slot};
 use core::time::Duration;
+use errors::Errors;
 use receive::Receiver;
 use slots::{Kind, NONE, Slots, State};
 use std::collections::VecDeque;
@@ -165,6 +168,7 @@ pub struct Connection<B> {
     /// When the data that are awaited last made progress, and how far they were.
     data_seen: Option<(Now, u64)>,
     counters: Counters,
+    errors: Errors,
 }
 
 impl<B: Buffer> Connection<B> {
@@ -194,6 +198,7 @@ impl<B: Buffer> Connection<B> {
             awaiting_data: 0,
             data_seen: None,
             counters: Counters::default(),
+            errors: Errors::default(),
         }
     }
 

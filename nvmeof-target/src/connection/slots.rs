@@ -106,6 +106,8 @@ pub(super) struct Entry<B> {
     /// The other command of a fused pair.
     pub(super) partner: u16,
     pub(super) namespace_id: u32,
+    /// First block that the command names; once it has failed, the first concerned.
+    pub(super) lba: u64,
     pub(super) volume: VolumeIndex,
     pub(super) block_shift: u8,
     /// First byte of the range, within the volume.
@@ -145,6 +147,7 @@ impl<B> Entry<B> {
             indexed: false,
             partner: NONE,
             namespace_id: 0,
+            lba: 0,
             volume: VolumeIndex(0),
             block_shift: 0,
             offset: 0,

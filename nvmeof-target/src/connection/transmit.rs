@@ -1,10 +1,12 @@
 //! The sending side: which PDUs are due, and how they look.
 
 use super::digest::digest;
+use super::errors::is_logged;
 use super::header::Violation;
 use super::slots::{Kind, State};
 use super::{Connection, Phase};
 use crate::io::{Buffer, TxSink};
+use crate::seam::CommandError;
 use std::collections::VecDeque;
 use storage_spec::crc32c;
 use storage_spec::nvme::command::Completion;
@@ -217,9 +219,16 @@ impl<B: Buffer> Connection<B> {
 
     fn emit_response<T: TxSink<B>>(&mut self, slot: u16, sink: &mut T) {
         let entry = &self.slots[slot];
+        let mut status = entry.status;
+        // Without a controller there is no log.
+        if self.queue.is_some() && is_logged(status) {
+            let (command_id, namespace_id, lba) = (entry.command_id, entry.namespace_id, entry.lba);
+            self.errors.note(CommandError { command_id, status, namespace_id, lba });
+            status = status.with_more(true);
+        }
         let flow_control = self.queue.as_ref().is_none_or(|queue| !queue.flow_control_disabled);
         let sq_head = if flow_control { self.sq_head } else { u16::MAX };
-        let completion = Completion::new(entry.command_id, entry.status, entry.result, sq_head);
+        let completion = Completion::new(entry.command_id, status, entry.result, sq_head);
         let common = self.common(PduType::CapsuleResp, PduFlags::new());
         self.emit_header(CapsuleResp { common, completion }.as_bytes(), sink);
         self.finish(slot);

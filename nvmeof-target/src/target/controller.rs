@@ -12,6 +12,7 @@
 //! ```
 
 use super::config::Nqn;
+use super::errors::ErrorLog;
 use super::events::Events;
 use super::feature::Features;
 use super::{ConnectionContext, TargetConfig};
@@ -68,6 +69,7 @@ pub(super) struct Controller {
     pub(super) association: Arc<Association>,
     pub(super) features: Features,
     pub(super) events: Events,
+    pub(super) errors: ErrorLog,
     configuration: Configuration,
     state: State,
     admin: Option<ConnectionId>,
@@ -105,6 +107,7 @@ impl Controller {
             association,
             features: Features::new(identity.keep_alive_ms),
             events: Events::default(),
+            errors: ErrorLog::default(),
             configuration: Configuration::new(),
             state: State::Disabled,
             admin: Some(admin),

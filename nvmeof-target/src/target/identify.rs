@@ -5,6 +5,7 @@ use super::admin::check_room;
 use super::config::Nqn;
 use super::controller::{Controller, ControllerKey, Kind};
 use super::discovery::padded;
+use super::errors::ERROR_ENTRIES;
 use super::feature::{KEEP_ALIVE_GRANULARITY, offered_events};
 use super::log::ANA_GROUP;
 use super::property::VERSION;
@@ -93,7 +94,6 @@ impl Target {
         data.firmware_updates = FIRMWARE_UPDATES;
         let logs = LogAttributes::new().with_command_effects(true).with_supported_pages(true);
         data.log_attributes = logs.with_extended(true).into();
-        data.error_log_entries_z = super::log::ERROR_ENTRIES - 1;
         data.ana_transition_time = ANA_TRANSITION_SECONDS;
         data.ana_capabilities =
             AnaCapabilities::new().with_optimized(true).with_group_fixed(true).into();
@@ -144,6 +144,7 @@ impl Target {
         data.async_events = U32::new(offered_events(controller.kind).into());
         data.abort_limit_z = (ABORTS_MAX - 1) as u8;
         data.async_event_limit_z = (ASYNC_EVENTS_MAX - 1) as u8;
+        data.error_log_entries_z = ERROR_ENTRIES - 1;
         data.keep_alive_granularity = U16::new(KEEP_ALIVE_GRANULARITY);
         data.commands_max = U16::new(self.config.queue_entries_max);
         let sgl = SglSupport::new().with_supported(1).with_offset(true).with_transport(true);

@@ -11,15 +11,12 @@ use storage_spec::nvme::command::{Command, NvmOpcode};
 use storage_spec::nvme::identify::{COMMAND_SET_NVM, COMMAND_SET_ZONED, NSID_ALL};
 use storage_spec::nvme::log::{
     ANA_GROUPS_ONLY, ANA_OPTIMIZED, AnaGroup, AnaHeader, CommandEffects, CriticalWarning,
-    EffectsLog, ErrorEntry, FeatureEffects, FirmwareLog, HealthLog, LogDword10, LogDword11,
-    LogDword14, LogPage, SupportedLog,
+    EffectsLog, FeatureEffects, FirmwareLog, HealthLog, LogDword10, LogDword11, LogDword14,
+    LogPage, SupportedLog,
 };
 use storage_spec::nvme::status::Status;
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromZeros, IntoBytes};
-
-/// Entries of the error log; none is ever used.
-pub(super) const ERROR_ENTRIES: u8 = 64;
 
 /// The one ANA group, which is optimized: a node serves its own volumes.
 pub(super) const ANA_GROUP: u32 = 1;
@@ -133,7 +130,7 @@ impl Target {
     fn small_page(&self, controller: &Controller, request: &Request) -> Result<Vec<u8>, Status> {
         Ok(match request.page {
             LogPage::Supported => supported_pages(controller.kind),
-            LogPage::Error => vec![0; usize::from(ERROR_ENTRIES) * size_of::<ErrorEntry>()],
+            LogPage::Error => controller.errors.page(),
             // LPA bit 0 is clear: there is one for the whole controller.
             LogPage::Health if !matches!(request.namespace_id, 0 | NSID_ALL) => {
                 return Err(Status::INVALID_FIELD.dnr());
@@ -247,7 +244,9 @@ fn pages(kind: Kind) -> &'static [LogPage] {
             LogPage::FeatureEffects,
             LogPage::ManagementEffects,
         ],
-        Kind::Discovery => &[LogPage::Supported, LogPage::FeatureEffects, LogPage::Discovery],
+        Kind::Discovery => {
+            &[LogPage::Supported, LogPage::Error, LogPage::FeatureEffects, LogPage::Discovery]
+        }
     }
 }
 
@@ -357,6 +356,7 @@ impl Health {
         log.power_on_hours = U128::new(self.power_on_hours);
         log.unsafe_shutdowns = U128::new(self.unsafe_shutdowns);
         log.media_errors = U128::new(self.media_errors);
+        log.error_entries = U128::new(controller.errors.count().into());
         log
     }
 }

@@ -14,13 +14,14 @@
 //!
 //! Not done here: authentication, reservations, namespace management by hosts, NVM subsystem reset
 //! (one host would reset every other's controllers), write protection by hosts (feature 84h), saved
-//! features, entries in the error log.
+//! features.
 
 mod admin;
 mod config;
 mod connect;
 mod controller;
 mod discovery;
+mod errors;
 mod events;
 mod feature;
 #[cfg(any(test, fuzzing))]
@@ -40,7 +41,7 @@ pub use config::{
 pub use log::Health;
 
 use crate::io::Now;
-use crate::seam::{Action, ConnectionId, Event, Reply, Slot};
+use crate::seam::{Action, CommandErrors, ConnectionId, Event, Reply, Slot};
 use controller::{Controller, ControllerKey, Kind};
 use core::net::IpAddr;
 use std::collections::{BTreeMap, VecDeque};
@@ -199,6 +200,13 @@ impl Target {
         }
         self.settle(now, queue.controller);
         self.retry_connects(now);
+    }
+
+    /// Commands of a connection that completed with errors.
+    pub fn note_errors(&mut self, connection: ConnectionId, errors: &CommandErrors) {
+        let Some(queue) = self.queues.get(&connection) else { return };
+        let controller = self.controllers.get_mut(&queue.controller).expect("a queue's controller");
+        controller.errors.note(queue.queue_id, errors);
     }
 
     /// Answers an [`Action::Abort`].

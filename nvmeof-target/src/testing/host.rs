@@ -66,8 +66,10 @@ pub enum Transfer {
 /// A completed command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
-    /// Its status.
+    /// Its status, without More.
     pub status: Status,
+    /// More: there is an entry in the error log.
+    pub is_logged: bool,
     /// Dwords 0 and 1.
     pub result: u64,
     /// What it read; empty for other commands.
@@ -413,7 +415,8 @@ impl Host {
             assert!(is_in_queue, "host: SQHD beyond the queue");
         }
         let (result, data) = (completion.result.get(), pending.incoming);
-        self.finish(command_id, Finished { status, result, data, by_flag: false });
+        let (is_logged, status) = (status.more(), status.with_more(false));
+        self.finish(command_id, Finished { status, is_logged, result, data, by_flag: false });
     }
 
     fn take_r2t(&mut self, r2t: R2t) {
@@ -477,7 +480,8 @@ impl Host {
             assert!(flags.last(), "host: SUCCESS without LAST");
             assert!(self.config.flow_control_disabled, "host: SUCCESS with flow control");
             let data = self.pending.remove(&command_id).expect("just seen").incoming;
-            let finished = Finished { status: Status::SUCCESS, result: 0, data, by_flag: true };
+            let status = Status::SUCCESS;
+            let finished = Finished { status, is_logged: false, result: 0, data, by_flag: true };
             self.finish(command_id, finished);
         }
     }

@@ -1,5 +1,6 @@
 //! Every rule of the connection against a host that holds it to them.
 
+mod errors;
 mod fused;
 mod nvm;
 mod protocol;

@@ -40,6 +40,9 @@ impl Node {
             for (&id, link) in &mut self.links {
                 link.now = self.now;
                 link.run();
+                if let Some(errors) = link.connection.take_errors() {
+                    self.target.note_errors(ConnectionId(id), &errors);
+                }
                 for event in core::mem::take(&mut link.events) {
                     moved = true;
                     let slot = event.slot;
@@ -180,6 +183,33 @@ fn a_host_sees_a_namespace_grow_and_uses_what_was_added() {
         let read = node.io(2, NvmOpcode::Read, 256, Transfer::Read(4096));
         assert_eq!((read.status, read.data), (Status::SUCCESS, block));
     }
+}
+
+#[test]
+fn errors_of_all_queues_are_in_the_log_over_a_reset() {
+    let mut node = Node::new();
+    node.bring_up(1, HostConfig::default());
+    let beyond = node.io(2, NvmOpcode::Write, 256, Transfer::Write(vec![0; 4096]));
+    let unequal = node.io(2, NvmOpcode::Compare, 5, Transfer::Write(vec![1; 4096]));
+    let unknown = node.execute(1, command(0xC0, 0, 9, [0; 6]), Transfer::None);
+    assert!(beyond.is_logged && unequal.is_logged && unknown.is_logged);
+    for value in [CC_DISABLE, CC_ENABLE] {
+        node.execute(1, property_set(PROPERTY_CC, 0, value.into()), Transfer::None);
+    }
+    let get = |page: u32| command(AdminOpcode::GetLogPage.0, 0, 0, [page, 0, 0, 0, 0, 0]);
+    let log = node.execute(1, get(1 | 1023 << 16), Transfer::Read(4096)).data;
+    let entry = |index: usize| {
+        let entry = &log[index * 64..][..64];
+        let status = Status::from(u16_at(entry, 12) >> 1);
+        (u64_at(entry, 0), u16_at(entry, 8), status, u64_at(entry, 16), u32_at(entry, 24))
+    };
+    let more = |status: Status| status.with_more(true);
+    assert_eq!(entry(0), (3, 0, more(Status::INVALID_OPCODE.dnr()), 0, 9));
+    assert_eq!(entry(1), (2, 1, more(Status::COMPARE_FAILURE.dnr()), 5, 3));
+    assert_eq!(entry(2), (1, 1, more(Status::LBA_OUT_OF_RANGE.dnr()), 256, 3));
+    assert_eq!(log[3 * 64..], [0; 61 * 64]);
+    let health = node.execute(1, get(2 | 127 << 16), Transfer::Read(512)).data;
+    assert_eq!(u64_at(&health, 176), 3);
 }
 
 #[test]
