@@ -6,6 +6,7 @@
 //! then on it needs only its [`Association`] and a snapshot of its namespaces.
 
 use crate::io::{Now, VolumeIndex};
+use crate::target::{NamespaceId, Nqn};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use storage_spec::nvme::status::Status;
@@ -192,6 +193,18 @@ pub enum Action {
     Close(ConnectionId),
     /// Give an I/O queue a new snapshot of its namespaces, before any later reply or event is sent.
     SetNamespaces(ConnectionId, Namespaces),
+    /// Keep over restarts whether hosts may write to a namespace; then say by
+    /// `Target::protection_result` whether that is done, with the same token.
+    ProtectNamespace {
+        /// Its subsystem.
+        subsystem: Nqn,
+        /// The namespace.
+        namespace: NamespaceId,
+        /// Whether it is to be protected.
+        protect: bool,
+        /// Returned with the result.
+        token: u64,
+    },
     /// Find the command with this CID on this connection and abort it if it has not begun to
     /// execute; then tell `Target::abort_result` whether it was, with the same token.
     Abort {

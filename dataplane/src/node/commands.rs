@@ -48,8 +48,15 @@ impl Control {
         let later = Some(answer.clone());
         let ready = match command {
             Command::CreateVolume { name, size, block_size, uuid, disk } => {
-                let record =
-                    VolumeRecord { name, uuid, size, block_size, nsid: 0, is_deleting: false };
+                let record = VolumeRecord {
+                    name,
+                    uuid,
+                    size,
+                    block_size,
+                    nsid: 0,
+                    is_deleting: false,
+                    is_protected: false,
+                };
                 return self.create_volume(record, disk.as_deref(), later);
             }
             Command::DeleteVolume { name } => return self.delete_volume(&name, later),

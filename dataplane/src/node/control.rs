@@ -256,6 +256,11 @@ impl Control {
                 break;
             }
             let (id, message) = match action {
+                Action::ProtectNamespace { subsystem, namespace, protect, token } => {
+                    assert!(subsystem == self.subsystem, "the node has one subsystem");
+                    self.protect_volume(namespace.0, protect, token);
+                    continue;
+                }
                 Action::Reply(id, slot, reply) => {
                     (id, Message::Reply { connection: id, slot, reply })
                 }

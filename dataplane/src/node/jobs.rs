@@ -79,6 +79,8 @@ pub(super) enum Step {
     Resized { name: String, size: u64 },
     /// The new name is durable.
     Renamed { name: String, to: String },
+    /// Whether hosts may write to it is durable: tell the target, by its token.
+    Protected { name: String, protect: bool, request: u64 },
     /// One catalogue entry of a host is there, or gone.
     HostChanged(HostChange),
     /// Usage of these volumes is being summed, one after another.
@@ -218,6 +220,9 @@ impl Control {
             Step::DeleteDone { name } => self.delete_done(&name, failure, job),
             Step::Resized { name, size } => self.resized(&name, size, failure),
             Step::Renamed { name, to } => self.renamed(&name, to, failure),
+            Step::Protected { name, protect, request } => {
+                self.protected(&name, protect, request, failure)
+            }
             Step::HostChanged(change) => self.host_changed(change, failure, token),
             Step::Usage { names, done, single } => {
                 let used = std::mem::take(&mut job.usage);
@@ -365,6 +370,30 @@ impl Control {
         Progress::Done(Ok(Answer::Volume(self.info(&to, 0))))
     }
 
+    fn protected(
+        &mut self,
+        name: &str,
+        protect: bool,
+        request: u64,
+        failure: Option<store::Error>,
+    ) -> Progress {
+        if let Some(error) = failure {
+            self.target.protection_result(request, false);
+            return self.failed(name, error);
+        }
+        let volume = self.volume_mut(name);
+        volume.is_busy = false;
+        volume.record.is_protected = protect;
+        let (kind, what) = if protect {
+            ("volume.protected", "hosts may not write to it")
+        } else {
+            ("volume.unprotected", "hosts may write to it")
+        };
+        self.events.note(Severity::Info, kind, format!("volume {name}: {what}"));
+        self.target.protection_result(request, true);
+        Progress::Done(Ok(Answer::Done))
+    }
+
     fn usage_step(
         &mut self,
         mut names: Vec<String>,
@@ -430,6 +459,25 @@ impl Control {
         assert!(earlier.is_none(), "names are looked up before");
     }
 
+    /// Keeps whether hosts may write to a volume, as one of them wants; the target is told by
+    /// `request`.
+    pub(super) fn protect_volume(&mut self, nsid: u32, protect: bool, request: u64) {
+        let is_meant = |volume: &Volume| volume.is_shown && volume.record.nsid == nsid;
+        let mut volumes = self.jobs.volumes.iter_mut();
+        let found = volumes.find(|(_, volume)| is_meant(volume) && !volume.is_busy);
+        let Some((name, volume)) = found else {
+            self.target.protection_result(request, false);
+            return;
+        };
+        volume.is_busy = true;
+        let disk = volume.disk;
+        let record = VolumeRecord { is_protected: protect, ..volume.record.clone() };
+        let next = Step::Protected { name: name.clone(), protect, request };
+        self.spawn(None, next, |control, token| {
+            control.put(disk, token, record.key(), record.encode())
+        });
+    }
+
     /// Marks a volume as being changed.
     pub(super) fn busy(&mut self, name: &str) {
         self.volume_mut(name).is_busy = true;
@@ -444,7 +492,7 @@ impl Control {
             uuid: *volume.record.uuid.as_bytes(),
             capacity: volume.record.size,
             block_shift: volume.record.block_size.trailing_zeros() as u8,
-            read_only: false,
+            read_only: volume.record.is_protected,
             name: name.to_owned(),
         };
         self.target.add_namespace(&self.subsystem, namespace)?;

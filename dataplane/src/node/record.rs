@@ -24,7 +24,7 @@ const VERSION: u16 = 1;
 #[repr(C)]
 struct VolumeLayout {
     version: U16,
-    /// 1: being deleted.
+    /// Bit 0: being deleted. Bit 1: hosts may not write.
     flags: U16,
     block_size: U32,
     size: U64,
@@ -47,6 +47,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) nsid: u32,
     /// Deletion has begun: no host sees it, and its space is being freed.
     pub(crate) is_deleting: bool,
+    /// Hosts may not write to it: one of them wanted that (feature 84h).
+    pub(crate) is_protected: bool,
 }
 
 /// Why a catalogue entry cannot be used.
@@ -77,7 +79,7 @@ impl VolumeRecord {
         name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         let layout = VolumeLayout {
             version: VERSION.into(),
-            flags: u16::from(self.is_deleting).into(),
+            flags: (u16::from(self.is_deleting) | u16::from(self.is_protected) << 1).into(),
             block_size: self.block_size.into(),
             size: self.size.into(),
             nsid: self.nsid.into(),
@@ -112,6 +114,7 @@ impl VolumeRecord {
             block_size,
             nsid: layout.nsid.get(),
             is_deleting: layout.flags.get() & 1 != 0,
+            is_protected: layout.flags.get() & 2 != 0,
         })
     }
 }
@@ -169,10 +172,18 @@ mod tests {
             pages in 1..=SIZE_MAX / 4096,
             nsid in 1..1025_u32,
             is_deleting: bool,
+            is_protected: bool,
         ) {
             let uuid = Uuid::from_u128(uuid);
-            let record =
-                VolumeRecord { name, uuid, size: pages * 4096, block_size: 512, nsid, is_deleting };
+            let record = VolumeRecord {
+                name,
+                uuid,
+                size: pages * 4096,
+                block_size: 512,
+                nsid,
+                is_deleting,
+                is_protected,
+            };
             let read = Record::decode(&record.key(), &record.encode());
             prop_assert_eq!(read, Ok(Record::Volume(record)));
         }
@@ -193,6 +204,7 @@ mod tests {
             block_size: 512,
             nsid: 1,
             is_deleting: false,
+            is_protected: false,
         };
         let refused = |key: &[u8], value: &[u8]| Record::decode(key, value).is_err();
         assert!(!refused(&good.key(), &good.encode()));

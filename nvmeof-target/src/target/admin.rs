@@ -53,7 +53,11 @@ impl Target {
             AdminOpcode::Identify => self.identify(key, command).map(Reply::data),
             AdminOpcode::GetLogPage => self.get_log_page(key, command).map(Reply::data),
             AdminOpcode::GetFeatures => self.get_feature(key, command),
-            AdminOpcode::SetFeatures => self.set_feature(now, key, command, data),
+            AdminOpcode::SetFeatures => match self.set_feature(now, key, slot, command, data) {
+                Ok(None) => return None,
+                Ok(Some(reply)) => Ok(reply),
+                Err(status) => Err(status),
+            },
             AdminOpcode::AsyncEventRequest => match self.wait_for_event(key, slot, command) {
                 Ok(()) => return None,
                 Err(status) => Err(status),

@@ -1,16 +1,17 @@
-//! Get Features and Set Features (sections 5.15, 5.27). No feature can be saved.
+//! Get Features and Set Features (sections 5.15, 5.27). No feature can be saved; write protection is
+//! kept without.
 
 use super::admin::check_room;
 use super::controller::{Controller, ControllerKey, Kind};
 use super::{Target, TargetConfig};
 use crate::io::Now;
-use crate::seam::Reply;
+use crate::seam::{Reply, Slot};
 use core::time::Duration;
 use storage_spec::nvme::command::Command;
 use storage_spec::nvme::feature::{
     ErrorRecovery, Feature, FeatureCapabilities, FeatureDword10, HOST_BEHAVIOR_SIZE,
     HOST_ID_EXTENDED, NumberOfQueues, SELECT_CAPABILITIES, SELECT_CURRENT, SELECT_DEFAULT,
-    SELECT_SAVED, TemperatureThreshold,
+    SELECT_SAVED, TemperatureThreshold, WRITE_PROTECTION_OFF,
 };
 use storage_spec::nvme::identify::{AsyncEvents, NSID_ALL};
 use storage_spec::nvme::status::Status;
@@ -94,6 +95,14 @@ impl Target {
         check_supported(feature, controller.kind)?;
         let defaults = Features::new(0);
         match dword_10.select() {
+            SELECT_CURRENT | SELECT_SAVED if feature == Feature::WriteProtection => {
+                let state = self.protection(key, command)?;
+                Ok(Reply::value(u32::from(state).into()))
+            }
+            SELECT_DEFAULT if feature == Feature::WriteProtection => {
+                self.protection(key, command)?;
+                Ok(Reply::value(WRITE_PROTECTION_OFF.into()))
+            }
             SELECT_CURRENT if feature == Feature::AsyncEventConfiguration => {
                 Ok(Reply::value(u32::from(controller.events.wanted).into()))
             }
@@ -120,9 +129,10 @@ impl Target {
         &mut self,
         now: Now,
         key: ControllerKey,
+        slot: Slot,
         command: &Command,
         data: &[u8],
-    ) -> Result<Reply, Status> {
+    ) -> Result<Option<Reply>, Status> {
         let controller = self.controllers.get_mut(&key).expect("the caller has seen it");
         let dword_10 = FeatureDword10::from(command.dword(10));
         let feature = Feature(dword_10.feature());
@@ -138,8 +148,9 @@ impl Target {
         match feature {
             Feature::NumberOfQueues => {
                 let limit = self.config.io_queues_max;
-                return controller.grant_queues(NumberOfQueues::from(value), limit);
+                return controller.grant_queues(NumberOfQueues::from(value), limit).map(Some);
             }
+            Feature::WriteProtection => return self.set_protection(key, slot, command),
             Feature::AsyncEventConfiguration => {
                 controller.choose_events(AsyncEvents::from(value))?;
                 self.warn(key);
@@ -155,7 +166,7 @@ impl Target {
             }
             _ => controller.features.set(feature, value, data)?,
         }
-        Ok(Reply::done())
+        Ok(Some(Reply::done()))
     }
 
     fn feature_value(
@@ -277,7 +288,7 @@ pub(super) fn offered_events(kind: Kind) -> AsyncEvents {
 
 /// Features of a controller with namespaces. Not the volatile write cache: without one, the
 /// specification has the feature refused.
-pub(super) const FEATURES: [Feature; 13] = [
+pub(super) const FEATURES: [Feature; 14] = [
     Feature::Arbitration,
     Feature::PowerManagement,
     Feature::TemperatureThreshold,
@@ -291,6 +302,7 @@ pub(super) const FEATURES: [Feature; 13] = [
     Feature::HostBehavior,
     Feature::CommandSetProfile,
     Feature::HostIdentifier,
+    Feature::WriteProtection,
 ];
 
 /// Features of a discovery controller.
@@ -298,7 +310,7 @@ pub(super) const DISCOVERY_FEATURES: [Feature; 2] =
     [Feature::AsyncEventConfiguration, Feature::KeepAliveTimer];
 
 pub(super) fn is_namespace_specific(feature: Feature) -> bool {
-    feature == Feature::ErrorRecovery
+    matches!(feature, Feature::ErrorRecovery | Feature::WriteProtection)
 }
 
 fn check_supported(feature: Feature, kind: Kind) -> Result<(), Status> {

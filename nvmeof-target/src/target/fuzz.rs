@@ -102,6 +102,7 @@ struct World {
     /// Commands without a reply yet.
     waiting: BTreeSet<(ConnectionId, u16)>,
     aborts: BTreeSet<u64>,
+    protections: BTreeSet<u64>,
 }
 
 impl World {
@@ -128,6 +129,7 @@ impl World {
             closing: BTreeSet::new(),
             waiting: BTreeSet::new(),
             aborts: BTreeSet::new(),
+            protections: BTreeSet::new(),
         }
     }
 
@@ -212,6 +214,9 @@ impl World {
                 if let Some(token) = self.aborts.pop_first() {
                     self.target.abort_result(token, input.byte() & 1 == 0);
                 }
+                if let Some(token) = self.protections.pop_last() {
+                    self.target.protection_result(token, input.byte() & 3 != 0);
+                }
             }
             8 => self.change_namespace(input),
             _ => self.change_hosts(input),
@@ -288,6 +293,9 @@ impl World {
                 Action::SetNamespaces(connection, _) => {
                     let queue = self.target.queue(connection).expect("the queue is there");
                     assert!(queue.queue_id > 0);
+                }
+                Action::ProtectNamespace { token, .. } => {
+                    assert!(self.protections.insert(token), "tokens are unique");
                 }
                 Action::Abort { connection, token, .. } => {
                     assert!(self.target.queue(connection).is_some());

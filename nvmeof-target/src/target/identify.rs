@@ -115,6 +115,7 @@ impl Target {
         data.fused = U16::new(1);
         // What is acknowledged is durable; a Flush of all namespaces is obeyed all the same.
         data.volatile_cache = VolatileCache::new().with_flush_all(3).into();
+        data.write_protection = 1;
         data.copy_formats = U16::new(COPY_FORMATS);
         data.command_capsule = U32::new((64 + self.config.in_capsule_max) / 16);
         data.response_capsule = U32::new(1);

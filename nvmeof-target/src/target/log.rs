@@ -8,6 +8,7 @@ use super::feature::{DISCOVERY_FEATURES, FEATURES, Features, is_namespace_specif
 use super::subsystem::Subsystem;
 use crate::io::TRANSFER_MAX;
 use storage_spec::nvme::command::{Command, NvmOpcode};
+use storage_spec::nvme::feature::Feature;
 use storage_spec::nvme::identify::{COMMAND_SET_NVM, COMMAND_SET_ZONED, NSID_ALL};
 use storage_spec::nvme::log::{
     ANA_GROUPS_ONLY, ANA_OPTIMIZED, AnaGroup, AnaHeader, CommandEffects, CriticalWarning,
@@ -305,6 +306,7 @@ fn feature_effects(kind: Kind) -> Vec<u8> {
         let of_namespace = is_namespace_specific(feature);
         let effects = FeatureEffects::new()
             .with_supported(true)
+            .with_changes_namespace(feature == Feature::WriteProtection)
             .with_scope_namespace(of_namespace)
             .with_scope_controller(!of_namespace);
         log[usize::from(feature.0)] = U32::new(effects.into());

@@ -13,8 +13,7 @@
 //! - New namespaces are handed to the I/O queues before the event that tells the host.
 //!
 //! Not done here: authentication, reservations, namespace management by hosts, NVM subsystem reset
-//! (one host would reset every other's controllers), write protection by hosts (feature 84h), saved
-//! features.
+//! (one host would reset every other's controllers), saved features.
 
 mod admin;
 mod config;
@@ -29,6 +28,7 @@ pub mod fuzz;
 mod identify;
 mod log;
 mod property;
+mod protection;
 mod reconfigure;
 mod subsystem;
 #[cfg(test)]
@@ -89,6 +89,8 @@ pub struct Target {
     waiting: Vec<connect::WaitingConnect>,
     aborts: BTreeMap<u64, PendingAbort>,
     next_abort: u64,
+    protections: BTreeMap<u64, protection::PendingProtection>,
+    next_protection: u64,
     health: Health,
     actions: VecDeque<Action>,
     /// Nothing ends by time before this, or at all if `None`.
@@ -136,6 +138,8 @@ impl Target {
             waiting: Vec::new(),
             aborts: BTreeMap::new(),
             next_abort: 0,
+            protections: BTreeMap::new(),
+            next_protection: 0,
             health: Health::default(),
             actions: VecDeque::new(),
             deadline: None,

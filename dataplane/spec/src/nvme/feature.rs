@@ -36,6 +36,8 @@ pub enum Feature {
     CommandSetProfile = 0x19,
     /// Host Identifier.
     HostIdentifier = 0x81,
+    /// Namespace Write Protection Configuration.
+    WriteProtection = 0x84,
 }
 
 /// Dword 10 of Get Features and Set Features.
@@ -84,6 +86,22 @@ pub struct NumberOfQueues {
     /// I/O completion queues, 0-based.
     pub completion_z: u16,
 }
+
+/// Dword 11 of Namespace Write Protection Configuration, and dword 0 of its completion.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct WriteProtection {
+    /// WPS: one of the `WRITE_PROTECTION_` constants.
+    #[bits(3)]
+    pub state: u8,
+    #[bits(29)]
+    __: u32,
+}
+
+/// [`WriteProtection::state`]: not protected.
+pub const WRITE_PROTECTION_OFF: u8 = 0;
+/// [`WriteProtection::state`]: protected, over resets and power cycles.
+pub const WRITE_PROTECTION_ON: u8 = 1;
 
 /// Dword 11 of Temperature Threshold.
 #[bitfield(u32)]

@@ -11,7 +11,8 @@ use crate::node::{
 use crate::store::VolumeId;
 use crate::volume::ShardAddress;
 use crossbeam_channel::{Receiver, unbounded};
-use nvmeof_target::target::Nqn;
+use nvmeof_target::seam::{ConnectionId, Event, Reply, Slot};
+use nvmeof_target::target::{ConnectionContext, Nqn, PortId};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -222,7 +223,15 @@ fn deny(nqn: &str) -> Command {
 
 fn record(name: &str, uuid: u128, nsid: u32) -> VolumeRecord {
     let uuid = Uuid::from_u128(uuid);
-    VolumeRecord { name: name.into(), uuid, size: SIZE, block_size: 512, nsid, is_deleting: false }
+    VolumeRecord {
+        name: name.into(),
+        uuid,
+        size: SIZE,
+        block_size: 512,
+        nsid,
+        is_deleting: false,
+        is_protected: false,
+    }
 }
 
 fn catalogue(records: &[VolumeRecord]) -> Catalogue {
@@ -253,6 +262,83 @@ fn a_volume_lives_and_dies() {
     assert_eq!(bench.dropped, [(0, VolumeId(1)), (0, VolumeId(1))], "of both shards");
     assert!(bench.catalogues[0].is_empty() && bench.names().is_empty());
     assert_text(&bench.call(delete("b")), "no volume b");
+}
+
+/// A host's admin queue.
+impl Bench {
+    /// Sends a command; `None` if it is answered later.
+    fn send(&mut self, sqe: [u8; 64], data: Vec<u8>) -> Option<Reply> {
+        let local = [127, 0, 0, 1].into();
+        let context = ConnectionContext { port: PortId(1), local };
+        let event = Event { slot: Slot(0), sqe, data };
+        let reply = self.control.target.event(Duration::ZERO, ConnectionId(1), context, event);
+        self.control.poll(Duration::ZERO);
+        self.run();
+        self.control.poll(Duration::ZERO);
+        reply
+    }
+
+    /// Connects and enables a controller.
+    fn connect(&mut self) {
+        self.control.poll(Duration::ZERO);
+        let mut data = vec![0; 1024];
+        data[16..18].fill(0xFF);
+        let subsystem = self.control.subsystem.to_string();
+        data[256..256 + subsystem.len()].copy_from_slice(subsystem.as_bytes());
+        data[512..517].copy_from_slice(b"nqn.h");
+        let connect = sqe(0x7F, 1, &[(44, 31)]);
+        let enable = sqe(0x7F, 0, &[(44, 0x14), (48, 0x0046_0061)]);
+        for (sqe, data) in [(connect, data), (enable, Vec::new())] {
+            assert_eq!(self.send(sqe, data).unwrap().status, 0);
+        }
+    }
+
+    /// Write protection of namespace 1 by feature 84h.
+    fn is_protected(&mut self) -> bool {
+        self.send(sqe(0x0A, 1, &[(40, 0x84)]), Vec::new()).unwrap().result == 1
+    }
+
+    fn protect(&mut self, state: u32) {
+        let reply = self.send(sqe(0x09, 1, &[(40, 0x84), (44, state)]), Vec::new());
+        assert!(reply.is_none(), "kept first");
+    }
+}
+
+/// A command with these dwords at these offsets.
+fn sqe(opcode: u8, nsid: u32, fields: &[(usize, u32)]) -> [u8; 64] {
+    let mut sqe = [0; 64];
+    sqe[0] = opcode;
+    for &(offset, value) in [(4, nsid)].iter().chain(fields) {
+        sqe[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    sqe
+}
+
+#[test]
+fn protection_by_a_host_outlasts_a_restart() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 1)).unwrap();
+    bench.call(allow("nqn.h")).unwrap();
+    bench.connect();
+    bench.fail(0);
+    bench.protect(1);
+    assert!(!bench.is_protected(), "the disk did not keep it");
+    bench.failures[0] = None;
+    bench.protect(1);
+    assert!(bench.is_protected() && bench.has_event("volume.protected", "a"));
+    let mut bench = bench.restart();
+    bench.connect();
+    assert!(bench.is_protected());
+    bench.protect(0);
+    assert!(!bench.is_protected() && bench.has_event("volume.unprotected", "a"));
+    // Not while the volume is being changed.
+    bench.is_held = true;
+    let resized = bench.begin(resize("a", 2 * SIZE));
+    bench.protect(1);
+    bench.release();
+    resized.try_recv().unwrap().unwrap();
+    assert!(!bench.is_protected());
+    bench.call(resize("a", 3 * SIZE)).unwrap();
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Node {
                 let aborted = link.connection.abort(command_id);
                 self.target.abort_result(token, aborted);
             }
+            Action::ProtectNamespace { token, .. } => self.target.protection_result(token, true),
             Action::Close(id) => self.close(id.0),
         }
     }
@@ -182,6 +183,20 @@ fn a_host_sees_a_namespace_grow_and_uses_what_was_added() {
         assert_eq!(written.status, Status::SUCCESS);
         let read = node.io(2, NvmOpcode::Read, 256, Transfer::Read(4096));
         assert_eq!((read.status, read.data), (Status::SUCCESS, block));
+    }
+}
+
+#[test]
+fn a_host_protects_a_namespace_and_takes_it_back() {
+    let mut node = Node::new();
+    node.bring_up(1, HostConfig::default());
+    let write =
+        |node: &mut Node| node.io(2, NvmOpcode::Write, 0, Transfer::Write(vec![7; 4096])).status;
+    for (state, want) in [(1, Status::WRITE_PROTECTED.dnr()), (0, Status::SUCCESS)] {
+        let set = command(AdminOpcode::SetFeatures.0, 0, 3, [0x84, state, 0, 0, 0, 0]);
+        assert_eq!(node.execute(1, set, Transfer::None).status, Status::SUCCESS);
+        assert_eq!(write(&mut node), want);
+        assert_eq!(node.io(2, NvmOpcode::Flush, 0, Transfer::None).status, Status::SUCCESS);
     }
 }
 

@@ -109,3 +109,56 @@ fn host_identity_and_behavior() {
     data[0] = 2;
     assert_eq!(status(&bench.send(1, sqe, data).unwrap()), Status::INVALID_FIELD.dnr());
 }
+
+#[test]
+fn write_protection_is_kept_before_it_is_answered() {
+    let mut bench = Bench::new();
+    let id = bench.admin_queue(1, HOST);
+    bench.listen(1, 1 << 8);
+    bench.io_queue(2, id, 1);
+    assert_eq!(bench.identify(1, 1, 0)[531], 1, "NWPC");
+    let set = |bench: &mut Bench, nsid: u32, state: u32| {
+        let sqe = command(AdminOpcode::SetFeatures.0, 1, nsid, [0x84, state, 0, 0, 0, 0]);
+        bench.send(1, sqe, Vec::new()).map(|reply| status(&reply))
+    };
+    let get = |bench: &mut Bench, select: u32| {
+        let dwords = [0x84 | select << 8, 0, 0, 0, 0, 0];
+        bench.admin_on(1, AdminOpcode::GetFeatures, 3, dwords).result
+    };
+    assert_eq!(set(&mut bench, 3, 0), Some(Status::SUCCESS), "it is so already");
+    assert_eq!(set(&mut bench, 3, 1), None);
+    assert_eq!(bench.actions(), ["protect 3 true 0"]);
+    assert_eq!(get(&mut bench, 0), 0, "not yet");
+    bench.target.protection_result(0, false);
+    assert_eq!(bench.actions(), ["reply 1 0/82h 0h"]);
+    assert_eq!(set(&mut bench, 3, 1), None);
+    bench.target.protection_result(1, true);
+    let (snapshot, event) = ("namespaces 2 [1024, 0, 1024]", "reply 1 0/00h 40002h");
+    assert_eq!(bench.actions(), ["protect 3 true 1", snapshot, event, "reply 1 0/00h 0h"]);
+    assert_eq!([0, 1, 2].map(|select| get(&mut bench, select)), [1, 0, 1]);
+    assert_eq!(get(&mut bench, 3), 0b110, "changeable, a namespace's");
+    for (cns, offset) in [(0, 99), (8, 8)] {
+        assert_eq!(bench.identify(1, cns, 3)[offset], 1, "NSATTR");
+        assert_eq!(bench.identify(1, cns, 1)[offset], 0, "NSATTR");
+    }
+    let mut other = Bench::new();
+    other.admin_queue(1, HOST);
+    for (nsid, state, want) in [
+        (3, 2, Status::INVALID_FIELD),
+        (3, 3, Status::INVALID_FIELD),
+        (2, 1, Status::INVALID_NAMESPACE),
+        (0, 1, Status::INVALID_NAMESPACE),
+        (u32::MAX, 1, Status::INVALID_FIELD),
+    ] {
+        assert_eq!(set(&mut other, nsid, state), Some(want.dnr()));
+    }
+    // The namespace goes meanwhile; then the host.
+    assert_eq!((set(&mut other, 3, 1), set(&mut other, 1, 1)), (None, None));
+    other.target.remove_namespace(&nqn(SUBSYSTEM), NamespaceId(3)).unwrap();
+    other.actions();
+    other.target.protection_result(0, true);
+    assert_eq!(other.actions(), ["reply 1 0/0bh 0h"]);
+    other.target.closed(other.now, ConnectionId(1));
+    other.target.protection_result(1, true);
+    assert!(other.actions().is_empty());
+}

@@ -88,7 +88,7 @@ fn what_is_supported() {
     let features = bench.log(1, 0x12, 0, 1024, false).data;
     for feature in 0..=255_u8 {
         let dwords = [u32::from(feature), 1, 0, 0, 0, 0];
-        let reply = bench.admin(1, AdminOpcode::GetFeatures, dwords);
+        let reply = bench.admin_on(1, AdminOpcode::GetFeatures, 1, dwords);
         let listed = u32_at(&features, usize::from(feature) * 4) & 1 == 1;
         assert_eq!(status(&reply).is_success(), listed, "feature {feature:02x}h");
     }

@@ -211,6 +211,9 @@ fn brief(action: &Action) -> String {
                 namespaces.iter().map(|n| n.map_or(0, |n| n.capacity >> 20)).collect();
             format!("namespaces {} {capacities:?}", connection.0)
         }
+        Action::ProtectNamespace { namespace, protect, token, .. } => {
+            format!("protect {} {protect} {token}", namespace.0)
+        }
         Action::Abort { connection, command_id, token } => {
             format!("abort {} {command_id} {token}", connection.0)
         }

@@ -145,7 +145,7 @@ pub struct IdentifyController {
     pub atomic_write_power_fail_z: U16,
     /// ICSVSCC.
     pub nvm_vendor: u8,
-    /// NWPC: write protection.
+    /// NWPC: bit 0: namespaces can be write protected, and not.
     pub write_protection: u8,
     /// ACWU: blocks compared and written atomically, 0-based.
     pub atomic_compare_write_z: U16,
