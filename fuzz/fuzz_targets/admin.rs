@@ -1,2 +1,7 @@
+//! Commands, time, lost connections and changes of the configuration, on one target.
+
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| nvmeof_target::fuzz::admin(data));
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| nvmeof_target::fuzz::admin(bytes));

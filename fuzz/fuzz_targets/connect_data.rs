@@ -1,2 +1,7 @@
+//! Any fields and data of Connect.
+
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| nvmeof_target::fuzz::connect_data(data));
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| nvmeof_target::fuzz::connect_data(bytes));

@@ -1,2 +1,7 @@
+//! Get Log Page with any dwords: a part is what the whole has there.
+
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| nvmeof_target::fuzz::log_offsets(data));
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| nvmeof_target::fuzz::log_offsets(bytes));

@@ -3,45 +3,30 @@
 pub use crate::connection::fuzz::{connection, pdu_stream};
 pub use crate::target::fuzz::{admin, connect_data, log_offsets};
 
+use storage_spec::crc32c;
+
+/// A checksum put together from its parts is the checksum of the whole, wherever the cut.
+pub fn crc_combine(bytes: &[u8]) {
+    let Some((&cut, bytes)) = bytes.split_first() else { return };
+    let (first, second) = bytes.split_at(usize::from(cut).min(bytes.len()));
+    let whole = crc32c::checksum(bytes);
+    let (left, right) = (crc32c::checksum(first), crc32c::checksum(second));
+    assert_eq!(crc32c::combine(left, right, second.len() as u64), whole);
+    assert_eq!(crc32c::append(left, second), whole);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
-    use std::path::Path;
-
-    /// Runs `body` on every file of `fuzz/corpus/<name>`; there is at least one.
-    fn replay(name: &str, body: fn(&[u8])) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
-        let mut count = 0;
-        for entry in fs::read_dir(&folder).unwrap() {
-            body(&fs::read(entry.unwrap().path()).unwrap());
-            count += 1;
-        }
-        assert!(count > 0, "{} is empty", folder.display());
-    }
+    use crate::testing::replay;
 
     #[test]
-    fn corpus_of_pdu_stream() {
-        replay("pdu_stream", pdu_stream);
-    }
-
-    #[test]
-    fn corpus_of_connection() {
-        replay("connection", connection);
-    }
-
-    #[test]
-    fn corpus_of_connect_data() {
-        replay("connect_data", connect_data);
-    }
-
-    #[test]
-    fn corpus_of_log_offsets() {
-        replay("log_offsets", log_offsets);
-    }
-
-    #[test]
-    fn corpus_of_admin() {
+    fn corpora_are_borne() {
         replay("admin", admin);
+        replay("connect_data", connect_data);
+        replay("connection", connection);
+        replay("crc_combine", crc_combine);
+        replay("log_offsets", log_offsets);
+        replay("pdu_stream", pdu_stream);
     }
 }

@@ -104,3 +104,28 @@ fn fuzz_one(root: &Path, name: &str, seconds: u32) -> Result<()> {
     println!("{name}: corpus {before} -> {} inputs", fs::read_dir(&kept)?.count());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_has_inputs_that_are_replayed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+        let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).expect("a manifest");
+        let replays = ["nvmeof-target/src/fuzz.rs", "dataplane/src/fuzz.rs", "src/config/tests.rs"]
+            .map(|path| fs::read_to_string(root.join(path)).expect("a replay"))
+            .concat();
+        let mut corpora: Vec<_> = fs::read_dir(root.join("fuzz/corpus"))
+            .expect("corpora")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+            .collect();
+        corpora.sort();
+        let targets = targets(root).expect("targets");
+        assert_eq!(targets, corpora);
+        for name in targets {
+            assert!(manifest.contains(&format!("name = \"{name}\"")), "{name} is not built");
+            assert!(replays.contains(&format!("replay(\"{name}\"")), "{name} is not replayed");
+        }
+    }
+}
