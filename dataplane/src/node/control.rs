@@ -17,7 +17,7 @@ use nvmeof_target::io::Now;
 use nvmeof_target::seam::{Action, CommandErrors, ConnectionId, Event, Reply, Role};
 use nvmeof_target::target::{ConnectionContext, Nqn, PortId, Target};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// One disk of the node.
@@ -51,10 +51,10 @@ pub(crate) struct Control {
     pub(crate) events: EventLog,
     pub(crate) registry: Registry,
     pub(super) jobs: Jobs,
-    listeners: HashMap<ListenerId, u16>,
+    pub(super) listeners: HashMap<ListenerId, u16>,
     places: HashMap<ConnectionId, Place>,
     next_connection: u64,
-    connections_max: usize,
+    pub(super) connections_max: usize,
     /// I/O queues on each core.
     load: Vec<u32>,
     orders: VecDeque<(u16, Message)>,
@@ -65,6 +65,12 @@ pub(crate) struct Control {
     held: Option<Action>,
     inbox: Receiver<Call>,
 }
+
+/// Part of all connections that one address may have open without a Connect that succeeded: who
+/// never says who he is shall not keep others out.
+const STRANGERS_SHARE: usize = 8;
+/// As many are allowed in any case.
+const STRANGERS_MIN: usize = 16;
 
 /// Where a connection is served.
 struct Place {
@@ -139,6 +145,12 @@ impl Control {
         local: SocketAddr,
     ) -> Option<ConnectionId> {
         if self.is_stopping() || self.places.len() >= self.connections_max {
+            return None;
+        }
+        let is_stranger =
+            |place: &&Place| place.role.is_none() && network(place.peer.ip()) == network(peer.ip());
+        let strangers_max = (self.connections_max / STRANGERS_SHARE).max(STRANGERS_MIN);
+        if self.places.values().filter(is_stranger).count() >= strangers_max {
             return None;
         }
         let port = PortId(*self.listeners.get(&listener)?);
@@ -278,5 +290,14 @@ impl Control {
             }
             self.orders.push_back((place.core, message));
         }
+    }
+}
+
+/// What stands for one host: an address, or of IPv6 the half that one host may have all of.
+fn network(address: IpAddr) -> u128 {
+    const SUBNET: u128 = !0 << 64;
+    match address.to_canonical() {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits() & SUBNET,
     }
 }

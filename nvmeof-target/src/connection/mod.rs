@@ -71,6 +71,10 @@ const TERMINATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long data that the host owes may make no progress.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the data of one command may take once they are asked for, whatever their progress: a
+/// byte now and then would keep their buffer for ever.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Most bytes of replies of the target that a connection holds or has asked for: beyond, commands
 /// wait until some are sent. One command is always served.
 const REPLIES_MAX: usize = 2 << 20;
@@ -240,10 +244,15 @@ impl<B: Buffer> Connection<B> {
     }
 
     /// To be called now and then: ends the connection if the host owes data and has sent none for
-    /// 30 s, since the buffers for them are kept from others.
+    /// 30 s, or not all of one command's for two minutes, since the buffers for them are kept from
+    /// others.
     pub fn watch(&mut self, now: Now) {
         if !self.awaits_data() {
             self.data_seen = None;
+            return;
+        }
+        if self.awaiting_data > 0 && self.slots.is_any_overdue(now, TRANSFER_TIMEOUT) {
+            self.end();
             return;
         }
         let received = self.receiver.received();

@@ -1,7 +1,8 @@
 //! The commands of one queue: a fixed table of slots, found by command identifier or by ticket.
 
-use crate::io::{Ticket, VolumeIndex};
+use crate::io::{Now, Ticket, VolumeIndex};
 use core::ops::{Index, IndexMut};
+use core::time::Duration;
 use storage_spec::nvme::status::Status;
 
 /// No slot.
@@ -130,6 +131,8 @@ pub(super) struct Entry<B> {
     /// The submission queue entry of an [`Kind::Event`] until it is given away.
     pub(super) event: Option<Box<[u8; 64]>>,
     pub(super) progress: Progress,
+    /// When its data were first seen to be awaited.
+    pub(super) awaited_since: Option<Now>,
     /// Bytes of buffers that the command is charged with until it ends.
     held: u32,
     /// Bytes of reply that it may bring.
@@ -161,6 +164,7 @@ impl<B> Entry<B> {
             bytes: Vec::new(),
             event: None,
             progress: Progress::default(),
+            awaited_since: None,
             held: 0,
             owed: 0,
         }
@@ -223,6 +227,15 @@ impl<B> Slots<B> {
     /// Block requests whose completion is awaited.
     pub(super) fn submitted(&self) -> u32 {
         self.submitted
+    }
+
+    /// Whether the data of some command have been awaited for so long. Looked at now and then.
+    pub(super) fn is_any_overdue(&mut self, now: Now, limit: Duration) -> bool {
+        let awaiting = |entry: &&mut Entry<B>| entry.state == State::AwaitingData;
+        self.entries.iter_mut().filter(awaiting).any(|entry| {
+            let since = *entry.awaited_since.get_or_insert(now);
+            now >= since + limit
+        })
     }
 
     /// The slot of an outstanding command.

@@ -137,6 +137,7 @@ impl<B: Buffer> Connection<B> {
         match entry.state {
             State::R2tQueued if entry.status.is_success() => {
                 entry.state = State::AwaitingData;
+                entry.awaited_since = None;
                 self.awaiting_data += 1;
                 self.sender.queue.pop_front();
                 self.emit_r2t(slot, sink);

@@ -1,6 +1,7 @@
 //! Control without cores: its orders are carried out here, or fail as the test says.
 
 use super::*;
+use crate::net::ListenerId;
 use crate::node::commands::{Call, VOLUMES_MAX};
 use crate::node::control::{ControlParts, DiskState};
 use crate::node::hosts::HOSTS_MAX;
@@ -339,6 +340,29 @@ fn protection_by_a_host_outlasts_a_restart() {
     resized.try_recv().unwrap().unwrap();
     assert!(!bench.is_protected());
     bench.call(resize("a", 3 * SIZE)).unwrap();
+}
+
+#[test]
+fn strangers_of_one_address_leave_room_for_others() {
+    let mut bench = Bench::new();
+    bench.control.listeners.insert(ListenerId(0), 1);
+    bench.control.connections_max = 256;
+    let accept = |bench: &mut Bench, peer: &str| {
+        let local = SocketAddr::from(([127, 0, 0, 1], 4420));
+        bench.control.accept(ListenerId(0), SocketAddr::new(peer.parse().unwrap(), 1000), local)
+    };
+    let strangers: Vec<_> =
+        (0..32).map(|_| accept(&mut bench, "192.0.2.1").expect("room")).collect();
+    assert_eq!(accept(&mut bench, "192.0.2.1"), None);
+    assert_eq!(accept(&mut bench, "::ffff:192.0.2.1"), None, "the same");
+    accept(&mut bench, "192.0.2.2").expect("another");
+    bench.control.closed(Duration::ZERO, strangers[0]);
+    accept(&mut bench, "192.0.2.1").expect("one has gone");
+    for host in 0..32 {
+        accept(&mut bench, &format!("2001:db8::{host}")).expect("room");
+    }
+    assert_eq!(accept(&mut bench, "2001:db8::ffff"), None, "of the same subnet");
+    accept(&mut bench, "2001:db8:0:1::1").expect("another");
 }
 
 #[test]

@@ -92,6 +92,39 @@ fn data_that_do_not_come_end_the_connection() {
 }
 
 #[test]
+fn data_that_trickle_end_the_connection() {
+    let mut link = bounded();
+    link.host.hold_r2ts = true;
+    let write = command(NvmOpcode::Write, 2, 0, 2);
+    let slow = link.host.submit(write, Transfer::WriteByR2t(bytes(8192, 3)));
+    link.run();
+    let start = link.now;
+    link.host.answer_r2ts();
+    link.host.hold_r2ts = false;
+    for second in 0..120 {
+        link.deliver(&mut |_| 25);
+        link.connection.watch(start + Duration::from_secs(second));
+        assert!(!link.connection.is_over());
+    }
+    // Whoever was done in time is not concerned, whatever came before in the same slot.
+    link.finish(slow);
+    assert_eq!(link.execute(write, Transfer::WriteByR2t(bytes(8192, 3))).status, Status::SUCCESS);
+    link.host.hold_r2ts = true;
+    link.host.submit(write, Transfer::WriteByR2t(bytes(8192, 3)));
+    link.run();
+    link.host.answer_r2ts();
+    for second in 200..320 {
+        link.deliver(&mut |_| 25);
+        link.connection.watch(start + Duration::from_secs(second));
+        assert!(!link.connection.is_over());
+    }
+    link.deliver(&mut |_| 25);
+    link.connection.watch(start + Duration::from_secs(320));
+    assert!(link.connection.is_over());
+    assert_eq!(link.memory.live(), 0);
+}
+
+#[test]
 fn a_connection_that_awaits_no_data_may_be_silent() {
     let mut link = bounded();
     let write = command(NvmOpcode::Write, 2, 0, 2);
