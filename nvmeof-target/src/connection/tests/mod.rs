@@ -1,5 +1,6 @@
 //! Every rule of the connection against a host that holds it to them.
 
+mod commands;
 mod errors;
 mod fused;
 mod nvm;
@@ -10,8 +11,9 @@ mod random;
 use crate::connection::Config;
 use crate::io::VolumeIndex;
 use crate::seam::Namespace;
-use crate::testing::{HostConfig, Link, Memory};
+use crate::testing::{HostConfig, Link, Memory, command};
 use std::sync::OnceLock;
+use storage_spec::nvme::command::{AdminOpcode, Command, NvmOpcode};
 use storage_spec::nvme::status::Status;
 
 const SIZE: usize = 4 << 20;
@@ -45,6 +47,16 @@ fn io_queue(host: HostConfig) -> Link {
 
 fn admin_queue(host: HostConfig) -> Link {
     Link::connected(host, Config::default(), memory(), &namespaces(), 0)
+}
+
+fn fresh() -> Link {
+    let mut link = Link::new(HostConfig::default(), Config::default(), memory(), &namespaces());
+    link.host.take_output();
+    link
+}
+
+fn admin(opcode: AdminOpcode) -> Command {
+    command(NvmOpcode(opcode.0), 0, 0, 1)
 }
 
 /// With both digests.
