@@ -61,6 +61,8 @@ pub(crate) struct Control {
     /// Cores that have not yet taken over new namespaces: the target's later actions wait.
     unsettled: u32,
     is_ready: bool,
+    /// When the target is to have new figures of the node's health.
+    next_health: Now,
     /// The first action that waits for them.
     held: Option<Action>,
     inbox: Receiver<Call>,
@@ -71,6 +73,9 @@ pub(crate) struct Control {
 const STRANGERS_SHARE: usize = 8;
 /// As many are allowed in any case.
 const STRANGERS_MIN: usize = 16;
+
+/// How old the figures of the health log may be.
+const HEALTH_PERIOD: Now = Now::from_secs(1);
 
 /// Where a connection is served.
 struct Place {
@@ -101,6 +106,7 @@ impl Control {
             orders: VecDeque::new(),
             unsettled: 0,
             is_ready: false,
+            next_health: Now::ZERO,
             held: None,
             inbox: parts.inbox,
         }
@@ -119,6 +125,10 @@ impl Control {
             self.is_ready = true;
             self.target.set_ready();
         }
+        if now >= self.next_health {
+            self.next_health = now + HEALTH_PERIOD;
+            self.target.set_health(self.registry.health(now));
+        }
         if self.target.deadline().is_some_and(|deadline| deadline <= now) {
             worked = true;
             self.target.on_deadline(now);
@@ -129,7 +139,10 @@ impl Control {
 
     /// When [`Control::poll`] has something to do by itself.
     pub(crate) fn deadline(&self) -> Option<Now> {
-        if self.orders.is_empty() { self.target.deadline() } else { Some(Now::ZERO) }
+        if !self.orders.is_empty() {
+            return Some(Now::ZERO);
+        }
+        self.target.deadline().into_iter().chain([self.next_health]).min()
     }
 
     /// The next message that a core is to have.

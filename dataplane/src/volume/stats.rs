@@ -29,6 +29,11 @@ impl OperationStats {
         add(&self.latency[bucket_of(latency.as_nanos() as u64)], 1);
     }
 
+    /// Operations and their bytes.
+    pub(crate) fn totals(&self) -> (u64, u64) {
+        (self.operations.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
     /// Adds what was counted here to `sum`.
     pub(crate) fn add_to(&self, sum: &mut OperationCounters) {
         sum.operations += self.operations.load(Ordering::Relaxed);
