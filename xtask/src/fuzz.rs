@@ -34,13 +34,17 @@ pub(crate) fn fuzz(root: &Path, seconds: u32, target: Option<&str>) -> Result<()
     let nightly = has_nightly();
     println!("address sanitizer: {}", if nightly { "on" } else { "off, for want of nightly" });
     build(nightly).run()?;
-    let mut failed = Vec::new();
+    let (mut failed, mut reports) = (Vec::new(), Vec::new());
     for name in chosen {
-        if let Err(error) = fuzz_one(root, name, seconds) {
-            println!("fuzz: {name}: {error:#}");
-            failed.push(name.as_str());
+        match fuzz_one(root, name, seconds) {
+            Ok(report) => reports.push(report),
+            Err(error) => {
+                println!("fuzz: {name}: {error:#}");
+                failed.push(name.as_str());
+            }
         }
     }
+    reports.iter().for_each(|report| println!("{report}"));
     if !failed.is_empty() {
         bail!("these targets broke, their inputs are in fuzz/artifacts: {}", failed.join(", "));
     }
@@ -77,7 +81,7 @@ fn build(nightly: bool) -> Program {
 }
 
 /// Runs one target into a scratch corpus, then merges what reached new code into the kept one.
-fn fuzz_one(root: &Path, name: &str, seconds: u32) -> Result<()> {
+fn fuzz_one(root: &Path, name: &str, seconds: u32) -> Result<String> {
     let binary = root.join("fuzz/target").join(HOST).join("release").join(name);
     let kept = root.join("fuzz/corpus").join(name);
     let scratch = root.join("fuzz/target/corpus").join(name);
@@ -87,27 +91,51 @@ fn fuzz_one(root: &Path, name: &str, seconds: u32) -> Result<()> {
     for folder in [&kept, &scratch, &merged, &artifacts] {
         fs::create_dir_all(folder)?;
     }
-    let binary = binary.to_str().context("the path is not UTF-8")?;
-    process::program(binary)
+    let fuzzer = || process::program(&binary.to_string_lossy());
+    let printed = fuzzer()
         .args([format!("-max_total_time={seconds}"), format!("-max_len={INPUT_BYTES_MAX}")])
         .args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", "-verbosity=0"])
         .args([format!("-artifact_prefix={}/", artifacts.display())])
         .args([&scratch, &kept])
-        .run()?;
-    process::program(binary)
-        .args(["-merge=1", "-verbosity=0"])
-        .args([&merged, &kept, &scratch])
-        .run()?;
+        .run_and_keep()?;
+    if !printed.succeeded {
+        bail!("it broke");
+    }
+    let executions = number_after(&printed.lines, "stat::number_of_executed_units:");
+    fuzzer().args(["-set_cover_merge=1", "-verbosity=0"]).args([&merged, &kept, &scratch]).run()?;
     let before = fs::read_dir(&kept)?.count();
     fs::remove_dir_all(&kept)?;
     fs::rename(&merged, &kept)?;
-    println!("{name}: corpus {before} -> {} inputs", fs::read_dir(&kept)?.count());
-    Ok(())
+    let covered = fuzzer().args(["-runs=0"]).args([&kept]).run_and_keep()?;
+    let edges = number_after(&covered.lines, "INITED cov:");
+    let after = fs::read_dir(&kept)?.count();
+    Ok(format!(
+        "{name:>14}: {executions} executions, {edges} edges covered, corpus {before} -> {after} inputs"
+    ))
+}
+
+/// The number that libFuzzer printed last after this mark; 0 if it printed none.
+fn number_after(lines: &[String], mark: &str) -> u64 {
+    let number = |line: &String| {
+        let (_, rest) = line.split_once(mark)?;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    lines.iter().rev().find_map(number).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_read_from_what_the_fuzzer_prints() {
+        let lines =
+            ["#2\tINITED cov: 31 ft: 32 corp: 1/1b", "stat::number_of_executed_units: 52428"];
+        let lines = lines.map(str::to_owned);
+        assert_eq!(number_after(&lines, "INITED cov:"), 31);
+        assert_eq!(number_after(&lines, "stat::number_of_executed_units:"), 52428);
+        assert_eq!(number_after(&lines, "stat::peak_rss_mb:"), 0);
+    }
 
     #[test]
     fn every_target_has_inputs_that_are_replayed() {
