@@ -28,8 +28,10 @@
 //! `close`, after a protocol error, or while the association is disabled; memory is bounded by the
 //! slots, the data of one transfer each.
 //!
-//! What it does not do: several R2Ts at once for one command (one covers the whole transfer),
-//! metadata and protection information, reservations, Copy formats 2h and 3h.
+//! What it does not do: several R2Ts at once for one command (one covers the whole transfer, whose
+//! buffer is there before it is asked for: more would save nothing), metadata and protection
+//! information, reservations, Copy formats 2h and 3h (between namespaces, in revision 1.1 of the NVM
+//! command set; ours is 1.0).
 
 mod admit;
 mod bulk;
