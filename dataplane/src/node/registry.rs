@@ -8,7 +8,7 @@ use nvmeof_target::target::Health;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Free space of a disk in % below which hosts are warned. Little, since a disk full of data is well.
+/// Free space of a disk in % below which hosts are warned. Little: a disk full of data is well.
 const SPARE_THRESHOLD: u8 = 2;
 
 /// Shared by control, the cores that publish, and the node's handle.

@@ -30,8 +30,8 @@
 //!
 //! What it does not do: several R2Ts at once for one command (one covers the whole transfer, whose
 //! buffer is there before it is asked for: more would save nothing), metadata and protection
-//! information, reservations, Copy formats 2h and 3h (between namespaces, in revision 1.1 of the NVM
-//! command set; ours is 1.0).
+//! information, reservations, Copy formats 2h and 3h (between namespaces, in revision 1.1 of the
+//! NVM command set; ours is 1.0).
 
 mod admit;
 mod bulk;

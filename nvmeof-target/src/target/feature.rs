@@ -1,5 +1,5 @@
-//! Get Features and Set Features (sections 5.15, 5.27). No feature can be saved; write protection is
-//! kept without.
+//! Get Features and Set Features (sections 5.15, 5.27). No feature can be saved; write protection
+//! is kept without.
 
 use super::admin::check_room;
 use super::controller::{Controller, ControllerKey, Kind};

@@ -155,8 +155,9 @@ impl Target {
     }
 
     /// Takes a command: any Fabrics command, and any command of an admin queue. Returns its reply,
-    /// or `None` if that comes later as an [`Action::Reply`], which may have a role, too. Actions that follow from the command
-    /// are to be taken after its reply has been given to the connection.
+    /// or `None` if that comes later as an [`Action::Reply`], which may have a role, too. Actions
+    /// that follow from the command are to be taken after its reply has been given to the
+    /// connection.
     pub fn event(
         &mut self,
         now: Now,

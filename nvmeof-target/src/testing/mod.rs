@@ -1,5 +1,5 @@
-//! What tests put around a connection: a host, a store in memory, a wire; and the inputs that fuzzing
-//! has found.
+//! What tests put around a connection: a host, a store in memory, a wire; and the inputs that
+//! fuzzing has found.
 
 mod corpus;
 mod host;
