@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Ability, Node, Portal, Shape, management};
 use crate::guest::{Guest, HOST, HOST_IPV6};
@@ -85,7 +85,7 @@ impl Basalt {
 
     /// All counters of the node, as its management API tells them.
     pub(crate) fn counters(&self) -> Result<Value> {
-        management::get(&self.folder.join("node.sock"), "/v1/counters")
+        management::request(&self.folder.join("node.sock"), "GET", "/v1/counters", None)
     }
 
     /// Sum of a counter over the cores.
@@ -94,6 +94,25 @@ impl Basalt {
         let cores = counters["cores"].as_array().context("no cores are counted")?;
         let values = cores.iter().map(|core| core[name].as_u64());
         values.collect::<Option<_>>().with_context(|| format!("no counter {name} in {counters}"))
+    }
+
+    /// Makes volumes of 4096-byte blocks faster than the command line does.
+    pub(crate) fn create_many(&self, names: &[String], bytes: u64) -> Result<()> {
+        let socket = self.folder.join("node.sock");
+        for name in names {
+            let body = json!({ "name": name, "size": bytes, "block_size": 4096 });
+            management::request(&socket, "POST", "/v1/volumes", Some(&body))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes volumes faster than the command line does.
+    pub(crate) fn delete_many(&self, names: &[String]) -> Result<()> {
+        let socket = self.folder.join("node.sock");
+        for name in names {
+            management::request(&socket, "DELETE", &format!("/v1/volumes/{name}"), None)?;
+        }
+        Ok(())
     }
 
     /// The namespace id of a volume.

@@ -75,6 +75,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_wide("full-disk", "a full disk fails its writers alone, and recovers", full::disk),
     on_wide("hostile", "hostile bytes on the port beside a verified load", hostile::beside_load),
     on_wide("many-controllers", "128 controllers, no more, and again", many::controllers),
+    on_wide("many-namespaces", "1,024 volumes in one subsystem", many::namespaces),
     Scenario {
         name: "wire",
         about: "tshark finds no fault with the traffic, digests included",
