@@ -136,7 +136,8 @@ fn among_many(bed: &mut Bed, names: &[String]) -> Result<Outcome> {
         &format!(
             "back() {{ grep -sqx {back} /sys/block/nvme*n*/nsid; }}
              until_true 100 back
-             dd if=$(device {back}) bs=64k count=4 iflag=direct status=none | cmp -n 256k - /dev/zero
+             d=$(device {back})
+             dd if=$d bs=64k count=4 iflag=direct status=none | cmp -n 256k - /dev/zero
              disconnect"
         ),
     )?;
