@@ -104,6 +104,8 @@ impl Layout {
             && [self.journal_blocks, self.checkpoint_blocks, self.shard_blocks, self.first_block]
                 .into_iter()
                 .all(small)
+            // On a disk of its own the journal is bounded by nothing that is known here.
+            && small(u64::from(self.shards) * self.journal_blocks)
             && (16 << 10..=64 << 20).contains(&self.catalogue_bytes)
             && self.checkpoint_blocks == checkpoint_blocks(self.slabs, self.catalogue_bytes)
             && self.first_block == END_BLOCKS
