@@ -1,5 +1,6 @@
 //! One connection: its socket's state beside its protocol's.
 
+use crate::core::timer::TimerId;
 use crate::dma::{Buf, PAGE};
 use crate::net::TxPart;
 use nvmeof_target::connection as protocol;
@@ -13,10 +14,14 @@ pub(super) const STAGING_FIRST: usize = PAGE;
 const STAGING_ADMIN: usize = 16 << 10;
 const STAGING_IO: usize = 64 << 10;
 
-/// How long one send may take: its buffers are kept from others.
-const SEND_TIMEOUT: Now = Now::from_secs(30);
-/// The same when the connection is to be closed after it.
-const LAST_SEND_TIMEOUT: Now = Now::from_secs(1);
+/// How long a send may go on without a byte that the host takes: its buffers are kept from others.
+const SEND_STALL_MAX: Now = Now::from_secs(30);
+/// How long a connection that is to be closed may take for its last words.
+const CLOSING_MAX: Now = Now::from_secs(1);
+/// How often a connection that awaits something of its host is looked at.
+const LOOK_PERIOD: Now = Now::from_secs(1);
+/// The same for one that is to be closed.
+const CLOSING_LOOK_PERIOD: Now = Now::from_millis(100);
 
 /// A connection on the core that serves it.
 pub(crate) struct Connection {
@@ -25,8 +30,14 @@ pub(crate) struct Connection {
     pub(super) input: Input,
     /// Parts of the last send, for the next; away while one is outstanding.
     pub(super) parts: Option<Vec<TxPart>>,
-    /// A time at which the send that is outstanding was so already.
-    pub(super) sending_since: Option<Now>,
+    /// Sends that have ended.
+    pub(super) sends: u64,
+    /// Where the send that is outstanding stood when it last moved, as far as that was seen.
+    stall: Option<Stall>,
+    /// A time at which the connection was to be closed already.
+    closing_since: Option<Now>,
+    /// When it is looked at next, if at all.
+    pub(super) timer: Option<(Now, TimerId)>,
     /// The core that it goes to when its Connect has been answered.
     pub(super) moving: Option<u16>,
     pub(super) state: State,
@@ -34,6 +45,14 @@ pub(crate) struct Connection {
     pub(super) is_dirty: bool,
     /// In the list of connections whose input waits for buffers.
     pub(super) is_stalled: bool,
+}
+
+/// Where a send stood at a time.
+#[derive(Clone, Copy)]
+struct Stall {
+    since: Now,
+    sends: u64,
+    taken: u64,
 }
 
 /// Where the receiving side stands.
@@ -64,7 +83,10 @@ impl Connection {
             protocol,
             input: Input::Ended,
             parts: Some(Vec::new()),
-            sending_since: None,
+            sends: 0,
+            stall: None,
+            closing_since: None,
+            timer: None,
             moving: None,
             state: State::Open,
             is_dirty: false,
@@ -86,15 +108,45 @@ impl Connection {
         }
     }
 
-    /// Looks whether a send is outstanding for too long, since the host takes nothing. Called now
-    /// and then.
-    pub(super) fn is_send_stuck(&mut self, now: Now) -> bool {
+    /// When it wants to be looked at, though nothing happens before.
+    pub(super) fn next_look(&self, now: Now) -> Option<Now> {
+        let is_watched = match self.state {
+            State::Draining => return None,
+            State::Closing => return Some(now + CLOSING_LOOK_PERIOD),
+            State::Open => self.is_sending() || self.protocol.awaits_data(),
+        };
+        let watch = is_watched.then_some(now + LOOK_PERIOD);
+        watch.into_iter().chain(self.protocol.deadline()).min()
+    }
+
+    /// Ends it if its host has kept it waiting for too long. `taken`: bytes that the host's end
+    /// has taken since the connection was made, or another count that grows with them.
+    pub(super) fn look(&mut self, now: Now, taken: impl FnOnce() -> u64) {
+        if self.state == State::Draining {
+            return;
+        }
+        self.protocol.on_deadline(now);
+        self.protocol.watch(now);
+        let is_late = match self.state {
+            State::Closing => now >= *self.closing_since.get_or_insert(now) + CLOSING_MAX,
+            _ => self.is_send_stalled(now, taken),
+        };
+        if is_late {
+            self.state = State::Draining;
+        }
+    }
+
+    fn is_send_stalled(&mut self, now: Now, taken: impl FnOnce() -> u64) -> bool {
         if !self.is_sending() {
+            self.stall = None;
             return false;
         }
-        let since = *self.sending_since.get_or_insert(now);
-        let is_last = self.state == State::Closing;
-        now >= since + if is_last { LAST_SEND_TIMEOUT } else { SEND_TIMEOUT }
+        let present = Stall { since: now, sends: self.sends, taken: taken() };
+        let stall = self.stall.get_or_insert(present);
+        if (stall.sends, stall.taken) != (present.sends, present.taken) {
+            *stall = present;
+        }
+        now >= stall.since + SEND_STALL_MAX
     }
 
     /// Whether there is something to do for it: to send, to end, to move.
@@ -120,19 +172,51 @@ mod tests {
     }
 
     #[test]
-    fn a_send_that_nobody_takes_is_stuck_after_a_while() {
+    fn a_send_ends_when_no_byte_has_gone_for_long_not_when_it_takes_long() {
         let mut connection = connection();
-        let start = Now::from_secs(100);
-        assert!(!connection.is_send_stuck(start));
+        let at = |seconds| Now::from_secs(5 + seconds);
+        let looked = |connection: &mut Connection, seconds, taken| {
+            connection.look(at(seconds), || taken);
+            connection.state
+        };
+        // No deadline of the protocol's own: a host that has connected.
+        connection.protocol.close();
         connection.parts = None;
-        assert!(!connection.is_send_stuck(start + Now::from_secs(40)), "noticed only now");
-        assert!(!connection.is_send_stuck(start + Now::from_secs(69)));
-        assert!(connection.is_send_stuck(start + Now::from_secs(70)));
+        for seconds in 0..300 {
+            assert_eq!(looked(&mut connection, seconds, seconds / 29), State::Open, "slow");
+        }
+        assert_eq!(looked(&mut connection, 319, 10), State::Open, "since 290 s");
         // Another send is another wait.
-        connection.sending_since = None;
-        assert!(!connection.is_send_stuck(start + Now::from_secs(71)));
+        connection.sends += 1;
+        assert_eq!(looked(&mut connection, 320, 10), State::Open);
+        assert_eq!(looked(&mut connection, 349, 10), State::Open);
+        assert_eq!(looked(&mut connection, 350, 10), State::Draining);
+    }
+
+    #[test]
+    fn who_is_to_be_closed_gets_a_second() {
+        let mut connection = connection();
         connection.state = State::Closing;
-        assert!(connection.is_send_stuck(start + Now::from_secs(72)));
+        connection.parts = None;
+        let start = Now::from_secs(3);
+        assert_eq!(connection.next_look(start), Some(start + CLOSING_LOOK_PERIOD));
+        for (tenth, is_over) in [(0, false), (9, false), (10, true)] {
+            connection.look(start + Now::from_millis(100 * tenth), || tenth);
+            assert_eq!(connection.state == State::Draining, is_over, "however it moves");
+        }
+        assert_eq!(connection.next_look(start), None);
+    }
+
+    #[test]
+    fn who_owes_nothing_is_not_looked_at() {
+        let mut connection = connection();
+        let start = Now::from_secs(3);
+        assert_eq!(connection.next_look(start), connection.protocol.deadline());
+        connection.parts = None;
+        assert_eq!(connection.next_look(start), Some(start + LOOK_PERIOD));
+        connection.parts = Some(Vec::new());
+        connection.protocol.close();
+        assert_eq!(connection.next_look(start), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::connection::{Connection, Input, STAGING_FIRST, State};
 use super::transmit::{Gather, Gathered, Reserve};
+use crate::core::timer::Wheel;
 use crate::core::{Adopted, Links, Message};
 use crate::dma::{Buf, Pool};
 use crate::net::{Event as NetEvent, ListenerId, Net, Rx, SocketId};
@@ -13,8 +14,8 @@ use nvmeof_target::io::{BlockRequest, Now, Surroundings, TRANSFER_MAX, Ticket, V
 use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
 use std::net::SocketAddr;
 
-/// How often connections are asked for deadlines that have passed.
-pub(crate) const DEADLINE_PERIOD: Now = Now::from_millis(100);
+/// Connections for whose timers there is memory from the start.
+const TIMERS_USUAL: usize = 64;
 /// How often connections that wait for buffers are looked at when nothing else happens: those that
 /// other cores return say nothing.
 const RETRY_PERIOD: Now = Now::from_millis(1);
@@ -40,7 +41,6 @@ pub(crate) trait Post: Outbound {
 }
 
 /// All connections of a core.
-#[derive(Default)]
 pub(crate) struct Frontend {
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
@@ -48,7 +48,9 @@ pub(crate) struct Frontend {
     by_id: HashMap<ConnectionId, u32>,
     dirty: Vec<u32>,
     stalled: Vec<u32>,
-    next_deadlines: Now,
+    /// When connections, by position, are looked at: one timer each at most, which may be earlier
+    /// than is needed by now.
+    timers: Wheel<u32>,
     next_retry: Now,
     heads: Reserve,
     gone: FrontendCounters,
@@ -86,7 +88,19 @@ struct Entry {
 impl Frontend {
     /// A frontend whose connections have these limits.
     pub(crate) fn new(config: protocol::Config) -> Self {
-        Self { config, ..Self::default() }
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            by_socket: HashMap::new(),
+            by_id: HashMap::new(),
+            dirty: Vec::new(),
+            stalled: Vec::new(),
+            timers: Wheel::new(Now::ZERO, TIMERS_USUAL),
+            next_retry: Now::ZERO,
+            heads: Reserve::default(),
+            gone: FrontendCounters::default(),
+            config,
+        }
     }
 
     /// Connections open or draining.
@@ -109,7 +123,7 @@ impl Frontend {
                 let connection = self.connection(index);
                 tx.parts.clear();
                 connection.parts = Some(tx.parts);
-                connection.sending_since = None;
+                connection.sends += 1;
                 connection.protocol.sent();
                 if result.is_err() {
                     connection.state = State::Draining;
@@ -183,7 +197,7 @@ impl Frontend {
         self.advance(index, s);
     }
 
-    /// Once a turn: input that waited for buffers, deadlines, then output. Returns whether anything
+    /// Once a turn: input that waited for buffers, timers, then output. Returns whether anything
     /// moved.
     pub(crate) fn flush<O: Post>(&mut self, s: &mut Surrounding<'_, O>) -> bool {
         let mut stalled = std::mem::take(&mut self.stalled);
@@ -194,14 +208,14 @@ impl Frontend {
         stalled.append(&mut self.stalled);
         self.stalled = stalled;
         self.next_retry = s.now + RETRY_PERIOD;
-        if s.now >= self.next_deadlines {
-            self.next_deadlines = s.now + DEADLINE_PERIOD;
-            self.check_deadlines(s.now);
+        while let Some(index) = self.timers.pop_due(s.now) {
+            self.look(index, s);
         }
         let mut dirty = std::mem::take(&mut self.dirty);
         moved |= !dirty.is_empty();
         for index in dirty.drain(..) {
             self.settle(index, s);
+            self.watch(index, s.now);
         }
         // What became dirty meanwhile waits for the next turn, in the same allocation.
         dirty.append(&mut self.dirty);
@@ -214,14 +228,8 @@ impl Frontend {
         if !self.dirty.is_empty() {
             return Some(Now::ZERO);
         }
-        let is_watched = |entry: &Entry| {
-            let Connection { protocol, .. } = &entry.connection;
-            entry.connection.is_sending() || protocol.awaits_data() || protocol.deadline().is_some()
-        };
-        let any_watched = self.entries.iter().flatten().any(is_watched);
-        let watch = any_watched.then_some(self.next_deadlines);
         let retry = (!self.stalled.is_empty()).then_some(self.next_retry);
-        watch.into_iter().chain(retry).min()
+        self.timers.next_deadline().into_iter().chain(retry).min()
     }
 
     /// Sum of the counters of connections, those gone included.
@@ -324,6 +332,7 @@ impl Frontend {
         }
         self.note_starved(index);
         self.mark_due(index);
+        self.watch(index, s.now);
     }
 
     /// Has a connection that waits for buffers or slots looked at again next turn.
@@ -421,20 +430,28 @@ impl Frontend {
         }
     }
 
-    fn check_deadlines(&mut self, now: Now) {
-        for index in 0..self.entries.len() as u32 {
-            let Some(entry) = &mut self.entries[index as usize] else { continue };
-            let connection = &mut entry.connection;
-            if connection.state == State::Draining {
-                continue;
+    /// A connection's timer is due.
+    fn look<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
+        let entry = self.entries[index as usize].as_mut().expect("timers go with their connection");
+        entry.connection.timer = None;
+        entry.connection.look(s.now, || s.net.taken(entry.socket));
+        self.mark_due(index);
+        self.watch(index, s.now);
+    }
+
+    /// Sees to it that a connection is looked at in time. A timer that is early stays, so that one
+    /// with traffic costs no more than one timer for each period.
+    fn watch(&mut self, index: u32, now: Now) {
+        let Some(entry) = &mut self.entries[index as usize] else { return };
+        let Some(wanted) = entry.connection.next_look(now) else { return };
+        match entry.connection.timer {
+            Some((at, _)) if at <= wanted => return,
+            Some((_, timer)) => {
+                self.timers.cancel(timer);
             }
-            connection.protocol.on_deadline(now);
-            connection.protocol.watch(now);
-            if connection.is_send_stuck(now) {
-                connection.state = State::Draining;
-            }
-            self.mark_due(index);
+            None => {}
         }
+        entry.connection.timer = Some((wanted, self.timers.insert(wanted, index)));
     }
 
     fn insert(&mut self, connection: Connection, socket: SocketId, pool: &Pool) -> u32 {
@@ -459,7 +476,10 @@ impl Frontend {
     }
 
     fn take(&mut self, index: u32) -> Entry {
-        let entry = self.entries[index as usize].take().expect("taken once");
+        let mut entry = self.entries[index as usize].take().expect("taken once");
+        if let Some((_, timer)) = entry.connection.timer.take() {
+            self.timers.cancel(timer);
+        }
         self.by_socket.remove(&entry.socket);
         self.by_id.remove(&entry.connection.id);
         self.dirty.retain(|&other| other != index);

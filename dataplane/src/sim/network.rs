@@ -212,6 +212,12 @@ impl Net for SimNet {
         assert!(stream.tx.replace((tx, 0)).is_none(), "one send at a time");
     }
 
+    fn taken(&mut self, socket: SocketId) -> u64 {
+        let state = self.network.0.borrow();
+        let stream = state.streams.get(&socket.0).expect("asked while it is open");
+        stream.tx.as_ref().map_or(0, |(_, sent)| *sent as u64)
+    }
+
     fn shutdown(&mut self, socket: SocketId) {
         if let Some(stream) = self.network.0.borrow_mut().streams.get_mut(&socket.0) {
             stream.is_shut = true;

@@ -189,6 +189,39 @@ fn large_gathers_arrive_whole_through_a_slow_reader() {
 }
 
 #[test]
+fn what_a_peer_takes_is_seen_while_a_send_goes_on() {
+    let mut core = Core::new();
+    let (socket, mut host) = core.connect();
+    let (data, heads) = (core.data(2 << 20, 5), core.pool.alloc(PAGE).unwrap());
+    let parts: Vec<_> = (0..10).map(|_| TxPart::Data(data.slice(0, 2 << 20))).collect();
+    core.sockets.send(socket, Tx { heads, parts });
+    // More than the buffers of both ends: it stands still before it has gone.
+    let mut stood = 0;
+    loop {
+        assert!(core.try_event(Duration::from_millis(100)).is_none(), "the send is not over");
+        let taken = core.sockets.taken(socket);
+        if taken > 0 && taken == stood {
+            break;
+        }
+        stood = taken;
+    }
+    let mut chunk = vec![0; 1 << 20];
+    let mut read = 0;
+    while core.sockets.taken(socket) == stood {
+        read += host.read(&mut chunk).unwrap();
+        assert!(read < 20 << 20, "it does not move though the peer reads");
+    }
+    let reader = thread::spawn(move || {
+        while read < 20 << 20 {
+            read += host.read(&mut chunk).unwrap();
+        }
+        host
+    });
+    core.sent().1.unwrap();
+    drop(reader.join().unwrap());
+}
+
+#[test]
 fn fragmented_input_arrives_in_order() {
     let mut core = Core::new();
     let (socket, mut host) = core.connect();
