@@ -247,7 +247,7 @@ impl Core {
         let mut worked = false;
         for index in 0..self.paths.shards.len() {
             self.paths.shards[index].poll(now, &mut completions);
-            worked |= !completions.is_empty();
+            worked |= !completions.is_empty() || self.paths.shards[index].has_step();
             for completion in completions.drain(..) {
                 self.on_completion(completion, now);
             }

@@ -21,7 +21,7 @@ const STEP: usize = 64;
 /// Content pages in flight.
 const CONTENTS_MAX: usize = 32;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Idle,
     /// Until every earlier record has had its effect.
@@ -61,6 +61,8 @@ pub(super) struct Checkpointing {
     dirty_since: Option<Duration>,
     is_final: bool,
     is_clean: bool,
+    /// The last step got on, so that the next one may.
+    has_step: bool,
 }
 
 impl Checkpointing {
@@ -76,6 +78,7 @@ impl Checkpointing {
             dirty_since: None,
             is_final: false,
             is_clean: false,
+            has_step: false,
         }
     }
 
@@ -91,11 +94,22 @@ impl Checkpointing {
 }
 
 impl Shard {
+    /// Whether the next [`Shard::poll`] has something to do though no I/O ends before.
+    #[must_use]
+    pub fn has_step(&self) -> bool {
+        self.checkpointing.has_step
+    }
+
     /// Does a bounded part of what the checkpoint needs next.
     pub(super) fn step_checkpoint(&mut self) {
-        if self.is_failed {
-            return;
+        let before = self.checkpointing.phase;
+        if !self.is_failed {
+            self.run_phase();
         }
+        self.checkpointing.has_step = self.checkpointing.phase != before;
+    }
+
+    fn run_phase(&mut self) {
         match self.checkpointing.phase {
             Phase::Idle => self.begin_checkpoint_if_due(),
             Phase::Drain => {
