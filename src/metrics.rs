@@ -85,6 +85,9 @@ const DISKS: [Row<DiskCounters>; 8] = [
     ("disk_failed", "1 if the disk has failed", MetricType::Gauge, |d| {
         f64::from(u8::from(d.failed))
     }),
+    ("disk_offline", "1 if the disk is not served", MetricType::Gauge, |d| {
+        f64::from(u8::from(d.offline))
+    }),
 ];
 
 impl Collector for Scrape {
@@ -201,6 +204,7 @@ mod tests {
             "basalt_core_turns_total{core=\"2\"} 7.0",
             "basalt_volume_reads_total{volume=\"a\\\"b\"} 4.0",
             "basalt_disk_failed{disk=\"/dev/x\"} 1.0",
+            "basalt_disk_offline{disk=\"/dev/x\"} 0.0",
             "basalt_volume_read_latency_seconds_count{volume=\"a\\\"b\"} 4",
             "basalt_volume_read_latency_seconds_bucket{le=\"0.000002\",volume=\"a\\\"b\"} 3",
             "basalt_volume_read_latency_seconds_bucket{le=\"+Inf\",volume=\"a\\\"b\"} 4",

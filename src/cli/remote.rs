@@ -7,8 +7,11 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Format, Table, print, print_json, print_json_line};
 use crate::size::Size;
 use crate::stat::rates;
-use dataplane::node::{ConnectionInfo, HostInfo, NodeEvent, Severity, Snapshot, VolumeInfo};
+use dataplane::node::{
+    ConnectionInfo, DiskInfo, HostInfo, NodeEvent, Severity, Snapshot, VolumeInfo,
+};
 use hyper::Method;
+use serde::Serialize;
 use serde_json::Value;
 use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
@@ -25,7 +28,11 @@ pub(super) fn volume(command: VolumeCommand, global: &Global) -> Result<(), Fail
             let made: VolumeInfo = client.request(Method::POST, "/v1/volumes", Some(&new))?;
             show_volume(&made, global.output)
         }
-        VolumeCommand::List => list_volumes(&client.get::<Vec<_>>("/v1/volumes")?, global.output),
+        VolumeCommand::List => {
+            list_volumes(&client.get::<Vec<_>>("/v1/volumes")?, global.output)?;
+            tell_offline(&client.get::<Vec<DiskInfo>>("/v1/disks")?);
+            Ok(())
+        }
         VolumeCommand::Show { name } => show_volume(&client.get(&path(&name))?, global.output),
         VolumeCommand::Resize { name, size } => {
             let size = match size {
@@ -85,6 +92,9 @@ pub(super) fn connections(global: &Global) -> Result<(), Failure> {
     if global.output == Format::Json {
         return print_json(&connections);
     }
+    if connections.is_empty() {
+        return print("No host is connected.\n");
+    }
     let mut table = Table::new(&[">ID", "PEER", ">CONTROLLER", ">QUEUE", ">CORE", "HOST NQN"]);
     let optional = |value: Option<u16>| value.map_or("-".to_owned(), |value| value.to_string());
     for c in connections {
@@ -100,14 +110,35 @@ pub(super) fn connections(global: &Global) -> Result<(), Failure> {
     print(&table.render())
 }
 
+/// What `basalt node` prints.
+#[derive(Serialize)]
+struct Described {
+    #[serde(flatten)]
+    info: NodeInfo,
+    disks: Vec<DiskInfo>,
+}
+
 pub(super) fn node(global: &Global) -> Result<(), Failure> {
-    let info: NodeInfo = Client::new(&global.socket())?.get("/v1/node")?;
+    let client = Client::new(&global.socket())?;
+    let described = Described { info: client.get("/v1/node")?, disks: client.get("/v1/disks")? };
     if global.output == Format::Json {
-        return print_json(&info);
+        return print_json(&described);
     }
+    let Described { info, disks } = described;
     let addresses: Vec<String> = info.addresses.iter().map(ToString::to_string).collect();
+    let mut table = Table::new(&["DISK", ">SIZE", ">FREE", ">SHARDS", "MODE", "STATE"]);
+    for disk in &disks {
+        table.row([
+            disk.path.clone(),
+            Size(disk.capacity).to_string(),
+            Size(disk.free).to_string(),
+            disk.shards.to_string(),
+            disk.mode.clone().unwrap_or_else(|| "-".to_owned()),
+            disk.state.clone(),
+        ]);
+    }
     print(&format!(
-        "name      {}\nnqn       {}\nversion   {}\naddresses {}\n",
+        "name      {}\nnqn       {}\nversion   {}\naddresses {}\n\n{}",
         info.name,
         info.nqn,
         info.version,

@@ -29,17 +29,22 @@ struct Listed {
     uuid: Option<Uuid>,
     /// Cores of the running node that have shards of it.
     cores: Vec<u16>,
+    /// What the running node says of it: `ok`, `failed` or `offline`; `None`: not its disk.
+    node_state: Option<String>,
 }
 
 pub(super) fn list(paths: &[PathBuf], global: &Global) -> Result<(), Failure> {
     let machine = Machine::this();
-    let drives = if paths.is_empty() {
+    let mut drives = if paths.is_empty() {
         drive::all(&machine).map_err(|e| Failure::io("cannot list the machine's disks", &e))?
     } else {
         paths.iter().map(|path| named(&machine, path)).collect::<Result<_, _>>()?
     };
     let bench = Bench::new()?;
     let served = served(global);
+    if paths.is_empty() {
+        add_unlisted(&mut drives, &served);
+    }
     let listed: Vec<Listed> =
         drives.into_iter().map(|drive| look(&bench, &served, drive)).collect();
     if global.output == Format::Json {
@@ -99,20 +104,19 @@ fn served(global: &Global) -> Vec<DiskInfo> {
 
 fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
     let name = drive.name();
-    let of_node =
-        served.iter().find(|disk| disk.path.split('/').next() == Some(&name) || disk.path == name);
+    let of_node = served.iter().find(|disk| is_same(disk, &name));
     let mut listed = Listed {
         verdict: drive.verdict(),
         cores: of_node.map(|disk| disk.cores.clone()).unwrap_or_default(),
-        uuid: of_node.map(|disk| disk.uuid),
+        uuid: of_node.and_then(|disk| disk.uuid),
+        node_state: of_node.map(|disk| disk.state.clone()),
         content: None,
         name,
         drive,
     };
     if let Some(disk) = of_node {
         listed.drive.used_by = Some("the running node".to_owned());
-        listed.content =
-            Some(format!("basalt {} ({}, {} shards)", disk.uuid, disk.mode, disk.shards));
+        listed.content = Some(described(disk));
         return listed;
     }
     let Some(path) = listed.drive.path.clone() else { return listed };

@@ -442,6 +442,7 @@ fn disk_counters(seat: &ShardSeat, shard: &Shard) -> DiskCounters {
         metadata_hits: counters.cache_hits,
         metadata_misses: counters.cache_misses,
         failed: shard.is_failed(),
+        offline: false,
     }
 }
 

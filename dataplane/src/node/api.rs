@@ -86,6 +86,9 @@ pub enum StartError {
         /// Why, and what to do.
         reason: String,
     },
+    /// None of several disks could be opened or mounted.
+    #[error("{0}")]
+    NoDisk(String),
     /// The system refused memory, threads, or io_uring.
     #[error("{0}")]
     System(String),
@@ -96,7 +99,7 @@ pub enum StartError {
 pub enum Command {
     /// Makes a volume, zero until written.
     CreateVolume {
-        /// 1 to 63 of a–z A–Z 0–9 _ - .
+        /// 1 to 63 of a–z A–Z 0–9 _ - . but not `.` or `..`.
         name: String,
         /// Bytes; a multiple of 4096.
         size: u64,
@@ -145,7 +148,7 @@ pub enum Command {
     },
     /// Hosts that may connect.
     ListHosts,
-    /// Disks in use.
+    /// Disks of the node.
     ListDisks,
     /// Hosts that are connected.
     ListConnections,
@@ -216,25 +219,27 @@ pub struct HostInfo {
     pub nqn: String,
 }
 
-/// A disk in use.
+/// A disk of the node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DiskInfo {
     /// Its path.
     pub path: String,
-    /// Its identity.
-    pub uuid: Uuid,
+    /// Its identity; `None` where it could not be read.
+    pub uuid: Option<Uuid>,
     /// Bytes for data.
     pub capacity: u64,
     /// Bytes of free slabs.
     pub free: u64,
-    /// Number of shards.
+    /// Number of shards that are served.
     pub shards: u32,
     /// Cores that have them.
     pub cores: Vec<u16>,
-    /// `intent` or `data`.
-    pub mode: String,
-    /// `ok` or `failed`.
+    /// `intent` or `data`; `None` where it could not be read.
+    pub mode: Option<String>,
+    /// `ok`, `failed` (it takes no more writes) or `offline` (it is not served).
     pub state: String,
+    /// Why it is offline, and what to do.
+    pub reason: Option<String>,
 }
 
 /// A queue of a connected host.
@@ -387,6 +392,9 @@ pub struct DiskCounters {
     pub metadata_misses: u64,
     /// Whether it has failed.
     pub failed: bool,
+    /// Whether it was missing or unusable when the node started, and is not served.
+    #[serde(default)]
+    pub offline: bool,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::control::{Control, DiskState};
 use super::jobs::{Outcome, Step, Volume};
 use super::record::{NAME_MAX, VolumeRecord, is_name, is_size};
 use super::{Answer, Command, CommandError, DiskInfo, HostInfo};
+use crate::core::Message;
 use crate::store;
 use crossbeam_channel::Sender;
 use std::collections::BTreeSet;
@@ -72,7 +73,7 @@ impl Control {
                 return Ok(());
             }
             Command::ShowVolume { name } => {
-                self.jobs.volumes.get(&name).ok_or_else(|| not_found(&name))?;
+                self.jobs.volumes.get(&name).ok_or_else(|| self.not_found(&name))?;
                 self.usage(vec![name], true, later);
                 return Ok(());
             }
@@ -187,22 +188,32 @@ impl Control {
     fn choose_disk(&self, path: Option<&str>) -> Result<usize, CommandError> {
         if let Some(path) = path {
             let found = self.disks.iter().position(|disk| disk.path == path);
-            return found.ok_or_else(|| {
-                CommandError::NotFound(format!("no disk {path}: see `basalt disk list`"))
-            });
+            let found = found.ok_or_else(|| {
+                let text = format!("the node has no disk {path}: see `basalt node`");
+                CommandError::NotFound(text)
+            })?;
+            return match &self.disks[found].offline {
+                None => Ok(found),
+                Some(reason) => {
+                    Err(CommandError::Disk(format!("disk {path} is offline: {reason}")))
+                }
+            };
         }
         let healthy = |disk: &usize| !self.registry.disk(*disk).failed;
-        let disks = (0..self.disks.len()).filter(healthy);
-        disks.max_by_key(|&disk| self.registry.disk(disk).free).ok_or_else(|| {
-            let text = "every disk of the node has failed: replace them; `basalt events` says why \
-                        they failed";
+        let free = |&disk: &usize| self.registry.disk(disk).free;
+        self.served().filter(healthy).max_by_key(free).ok_or_else(|| {
+            let text = "every disk that the node serves has failed: replace them; `basalt events` \
+                        says why they failed";
             CommandError::Disk(text.into())
         })
     }
 
     /// A volume that no other command is changing.
     fn idle_volume(&mut self, name: &str) -> Result<&mut Volume, CommandError> {
-        let volume = self.jobs.volumes.get_mut(name).ok_or_else(|| not_found(name))?;
+        if !self.jobs.volumes.contains_key(name) {
+            return Err(self.not_found(name));
+        }
+        let volume = self.jobs.volumes.get_mut(name).expect("just seen");
         if volume.is_busy {
             let busy = format!("volume {name} is being changed: try again in a moment");
             return Err(CommandError::Unavailable(busy));
@@ -225,7 +236,7 @@ impl Control {
 
     fn check_new_name(&self, name: &str) -> Result<(), CommandError> {
         if !is_name(name) {
-            let rule = format!("a volume's name is 1 to {NAME_MAX} of a-z A-Z 0-9 _ -");
+            let rule = format!("a volume's name is 1 to {NAME_MAX} of a-z A-Z 0-9 _ - .");
             return Err(CommandError::Invalid(rule));
         }
         if self.jobs.volumes.contains_key(name) {
@@ -265,6 +276,25 @@ impl Control {
         )))
     }
 
+    /// Disks that the node serves.
+    pub(super) fn served(&self) -> impl Iterator<Item = usize> {
+        (0..self.disks.len()).filter(|&disk| self.disks[disk].offline.is_none())
+    }
+
+    /// Nobody knows which volumes lie on a disk that is offline.
+    fn not_found(&self, name: &str) -> CommandError {
+        let offline: Vec<&str> =
+            self.disks.iter().filter(|d| d.offline.is_some()).map(|d| d.path.as_str()).collect();
+        let doubt = match offline[..] {
+            [] => String::new(),
+            _ => format!(
+                "; it may lie on what is offline ({}: see `basalt node`)",
+                offline.join(", ")
+            ),
+        };
+        CommandError::NotFound(format!("no volume {name}: see `basalt volume list`{doubt}"))
+    }
+
     /// A disk's error, with what to do.
     pub(super) fn disk_error(&self, disk: usize, error: store::Error) -> CommandError {
         let path = &self.disks[disk].path;
@@ -282,6 +312,11 @@ impl Control {
     fn disk_infos(&self) -> Vec<DiskInfo> {
         let info = |(number, disk): (usize, &DiskState)| {
             let counters = self.registry.disk(number);
+            let state = match (&disk.offline, counters.failed) {
+                (Some(_), _) => "offline",
+                (None, true) => "failed",
+                (None, false) => "ok",
+            };
             DiskInfo {
                 path: disk.path.clone(),
                 uuid: disk.uuid,
@@ -289,8 +324,9 @@ impl Control {
                 free: counters.free,
                 shards: disk.shards.len() as u32,
                 cores: cores(disk),
-                mode: disk.mode.to_owned(),
-                state: if counters.failed { "failed" } else { "ok" }.to_owned(),
+                mode: disk.mode.map(str::to_owned),
+                state: state.to_owned(),
+                reason: disk.offline.clone(),
             }
         };
         self.disks.iter().enumerate().map(info).collect()
@@ -301,10 +337,6 @@ impl Control {
 fn cores(disk: &DiskState) -> Vec<u16> {
     let cores: BTreeSet<u16> = disk.shards.iter().map(|address| address.core).collect();
     cores.into_iter().collect()
-}
-
-fn not_found(name: &str) -> CommandError {
-    CommandError::NotFound(format!("no volume {name}: see `basalt volume list`"))
 }
 
 fn check_size(size: u64) -> Result<(), CommandError> {

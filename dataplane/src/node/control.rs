@@ -23,10 +23,14 @@ use std::sync::Arc;
 /// One disk of the node.
 pub(crate) struct DiskState {
     pub(crate) path: String,
-    pub(crate) uuid: uuid::Uuid,
-    pub(crate) mode: &'static str,
-    /// Its shards in the order of the disk.
+    /// Its identity, if it could be read.
+    pub(crate) uuid: Option<uuid::Uuid>,
+    /// How it journals, if that could be read.
+    pub(crate) mode: Option<&'static str>,
+    /// Its shards in the order of the disk; none while it is offline.
     pub(crate) shards: Arc<[ShardAddress]>,
+    /// Why it is not served, if it is not: nothing is asked of it then.
+    pub(crate) offline: Option<String>,
 }
 
 /// What control starts from.

@@ -55,7 +55,7 @@ impl Control {
         }
         let number = self.jobs.next_host;
         self.jobs.next_host += 1;
-        let entries = (0..self.disks.len()).map(|disk| HostEntry { disk, number }).collect();
+        let entries = self.served().map(|disk| HostEntry { disk, number }).collect();
         self.change_host(HostChange::new(nqn, true, entries), answer);
         Ok(())
     }
@@ -154,6 +154,14 @@ impl Control {
             let text = format!(
                 "host {nqn} is denied, but one disk did not take note: {error}; should the node \
                  restart with this disk, deny the host again"
+            );
+            self.events.note(Severity::Warning, "host.denied", text);
+        }
+        for disk in self.disks.iter().filter(|disk| disk.offline.is_some()) {
+            let text = format!(
+                "host {nqn} is denied, but disk {} is offline: should the node restart with it, \
+                 look at `basalt host list`, and deny the host again",
+                disk.path
             );
             self.events.note(Severity::Warning, "host.denied", text);
         }

@@ -4,6 +4,7 @@
 mod api;
 mod commands;
 mod control;
+mod disks;
 mod events;
 mod exports;
 mod handle;

@@ -90,6 +90,13 @@ impl Registry {
         shards[shard] = counters;
     }
 
+    /// Notes that a disk is not served.
+    pub(crate) fn set_offline(&self, disk: usize, path: &str) {
+        let path = path.to_owned();
+        let counters = DiskCounters { path, offline: true, ..DiskCounters::default() };
+        self.set_shard(disk, 0, counters);
+    }
+
     /// Free bytes of a disk.
     pub(crate) fn disk(&self, disk: usize) -> DiskCounters {
         self.lock().disks.get(disk).map(|shards| sum(shards)).unwrap_or_default()
@@ -173,6 +180,7 @@ fn sum(shards: &[DiskCounters]) -> DiskCounters {
         sum.metadata_hits += shard.metadata_hits;
         sum.metadata_misses += shard.metadata_misses;
         sum.failed |= shard.failed;
+        sum.offline |= shard.offline;
     }
     sum
 }

@@ -4,26 +4,21 @@
 //! it makes its ring and sockets (and, on the first core, listens); it mounts its shards; it gets
 //! its mailboxes, and its control on the first core, and runs.
 
-use super::control::{Control, ControlParts, DiskState};
+use super::control::{Control, ControlParts};
+use super::disks::{Disks, Media, Mounted, mount_all};
 use super::handle::{Inner, NodeHandle};
 use super::record::Record;
 use super::registry::Registry;
-use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
+use super::{EventLog, NodeConfig, PortalConfig, Severity, StartError};
 use crate::core::{Clock, Core, CoreParts, CoreStats, Links, ShardSeat, mesh, run};
-use crate::disk::kernel::{KernelFile, KernelOptions, SelfDriven};
-use crate::disk::ram::RamDisk;
-use crate::disk::{Disk, Shared};
 use crate::dma::{Arena, Pool};
 use crate::frontend::Frontend;
 use crate::net::{ListenerId, Net};
-use crate::store::{self, FormatOptions, Mode, OpenOptions, Shard};
 use crate::uring::{Ring, RingOptions, SocketOptions, Sockets, Waker};
-use crate::volume::ShardAddress;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use hashbrown::HashMap;
 use nvmeof_target::connection::Config as ConnectionConfig;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -47,16 +42,17 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
         .map_err(|error| StartError::System(error.to_string()))?;
     let mut pools: Vec<Pool> = (0..config.cores.len()).map(|core| arena.pool(core)).collect();
     let first = Rc::new(pools.remove(0));
-    let disks = open_disks(config, &first)?;
+    let disks = Disks::open(config, &first)?;
+    disks.check_any_served()?;
     pools.insert(0, Rc::into_inner(first).expect("disks are opened and left"));
     let mut threads = Threads::default();
     let mut stages = Vec::new();
-    let shards_total: usize = disks.iter().map(|disk| disk.shards).sum();
-    let cache_bytes = config.metadata_cache / shards_total.max(1);
+    let cache_bytes = config.metadata_cache / disks.shards().max(1);
     for (core, &processor) in config.cores.iter().enumerate() {
-        let seats = seats(&disks, core, config.cores.len());
+        let seats = disks.seats(core, config.cores.len());
         let portals = if core == 0 { config.portals.clone() } else { Vec::new() };
         let (stage, thread) = CoreThread {
+            core,
             processor,
             poll: config.poll,
             clock,
@@ -65,7 +61,7 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
             portals,
             cache_bytes,
         }
-        .spawn(core)?;
+        .spawn()?;
         threads.0.push(thread);
         stages.push(stage);
     }
@@ -77,7 +73,7 @@ fn finish(
     config: &NodeConfig,
     clock: Clock,
     events: EventLog,
-    disks: Vec<OpenDisk>,
+    mut disks: Disks,
     stages: Vec<Stages>,
     mut threads: Threads,
 ) -> Result<NodeHandle, StartError> {
@@ -90,9 +86,14 @@ fn finish(
     }
     let mut entries = Vec::new();
     for stage in &stages {
-        entries.extend(receive(&stage.mounted)??);
+        let mounted = receive(&stage.mounted)?;
+        entries.extend(mounted.entries);
+        mounted.failures.into_iter().for_each(|(disk, reason)| disks.fail(disk, reason));
     }
+    disks.check_any_served()?;
+    entries.retain(|(disk, _)| disks.is_served(*disk));
     let registry = Registry::default();
+    tell_offline(&disks, &registry, &events);
     let (calls, inbox) = unbounded();
     let (listeners, addresses): (HashMap<_, _>, Vec<_>) = listeners
         .into_iter()
@@ -102,12 +103,11 @@ fn finish(
     let cores = config.cores.len();
     let seed = Uuid::new_v4().as_u64_pair().0;
     let (target, subsystem) = super::exports::target(config, &addresses, seed)?;
-    let disks = disks.iter().enumerate().scan(0, |next, (_, disk)| Some(disk.state(next, cores)));
     let parts = ControlParts {
         target,
         subsystem,
         listeners,
-        disks: disks.collect(),
+        disks: disks.states(cores),
         cores: cores as u16,
         connections_max: config.max_connections,
         inbox,
@@ -116,8 +116,13 @@ fn finish(
     };
     let mut control = Some((parts, entries));
     for (stage, links) in stages.iter().zip(mesh(&wakers)) {
-        let go =
-            Go { links, registry: registry.clone(), log: events.clone(), control: control.take() };
+        let go = Go {
+            links,
+            registry: registry.clone(),
+            log: events.clone(),
+            offline: disks.offline().map(|(disk, ..)| disk).collect(),
+            control: control.take(),
+        };
         stage.go.send(go).map_err(|_| died())?;
     }
     events.note(Severity::Info, "node.started", format!("node {}", config.name));
@@ -130,6 +135,18 @@ fn finish(
         addresses,
         threads: Mutex::new(std::mem::take(&mut threads.0)),
     }))
+}
+
+/// Tells the operator of disks that are left out.
+fn tell_offline(disks: &Disks, registry: &Registry, events: &EventLog) {
+    for (disk, path, reason) in disks.offline() {
+        registry.set_offline(disk, path);
+        let text = format!(
+            "disk {path} is not served, nor are the volumes on it ({reason}); the other disks are. \
+             Mend it, then restart the node"
+        );
+        events.note(Severity::Error, "disk.offline", text);
+    }
 }
 
 fn check(config: &NodeConfig) -> Result<(), StartError> {
@@ -157,121 +174,10 @@ fn check(config: &NodeConfig) -> Result<(), StartError> {
 #[derive(Default)]
 struct Threads(Vec<JoinHandle<()>>);
 
-/// A disk that has been opened and recognised, on no core yet.
-struct OpenDisk {
-    path: String,
-    uuid: Uuid,
-    mode: &'static str,
-    shards: usize,
-    media: Media,
-}
-
-#[derive(Clone)]
-enum Media {
-    /// The disk, and its journal's if apart.
-    Kernel(Box<KernelFile>, Option<Box<KernelFile>>),
-    /// One memory disk for each shard, taken by its core.
-    Ram(Arc<Mutex<Vec<Option<RamDisk>>>>),
-}
-
-impl OpenDisk {
-    fn state(&self, next: &mut usize, cores: usize) -> DiskState {
-        let shards = (0..self.shards)
-            .map(|_| {
-                let address = place(*next, cores);
-                *next += 1;
-                address
-            })
-            .collect();
-        DiskState { path: self.path.clone(), uuid: self.uuid, mode: self.mode, shards }
-    }
-}
-
-/// The core and position of the node's `number`th shard: around the cores.
-fn place(number: usize, cores: usize) -> ShardAddress {
-    ShardAddress { core: (number % cores) as u16, shard: (number / cores) as u16 }
-}
-
-/// The shards that core `core` mounts, in the order of their positions.
-fn seats(disks: &[OpenDisk], core: usize, cores: usize) -> Vec<(ShardSeat, Media)> {
-    let all = disks.iter().enumerate().flat_map(|(number, disk)| {
-        (0..disk.shards).map(move |shard| {
-            let seat = ShardSeat { disk: number, path: disk.path.clone(), shard };
-            (seat, disk.media.clone())
-        })
-    });
-    all.enumerate().filter(|(number, _)| number % cores == core).map(|(_, seat)| seat).collect()
-}
-
-fn open_disks(config: &NodeConfig, pool: &Rc<Pool>) -> Result<Vec<OpenDisk>, StartError> {
-    config.disks.iter().map(|disk| open_disk(disk, config.cores.len(), pool)).collect()
-}
-
-fn open_disk(config: &DiskConfig, cores: usize, pool: &Rc<Pool>) -> Result<OpenDisk, StartError> {
-    match &config.source {
-        DiskSource::Path(path) => open_file(path, config.journal.as_deref(), pool),
-        DiskSource::Ram { size, shards } => {
-            let shards = if *shards == 0 { cores } else { *shards as usize };
-            open_ram(*size, shards, pool)
-        }
-    }
-}
-
-fn open_file(path: &Path, journal: Option<&Path>, pool: &Rc<Pool>) -> Result<OpenDisk, StartError> {
-    let name = path.display().to_string();
-    let fail = |reason: String| StartError::Disk { path: name.clone(), reason };
-    let open = |path: &Path| {
-        KernelFile::open(path, &KernelOptions::default()).map_err(|error| {
-            let text = error.to_string();
-            // The error of the disk itself names it, and so does ours.
-            let reason = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
-            fail(reason.to_owned())
-        })
-    };
-    let file = open(path)?;
-    let ring = Ring::new(RingOptions::default()).map_err(|e| StartError::System(e.to_string()))?;
-    let probe = store::probe(Box::new(SelfDriven::new(&file, ring)), pool)
-        .map_err(|error| fail(error.to_string()))?;
-    if probe.is_journal {
-        let reason = "this is a journal disk: name it as `journal` of the disk that it belongs to";
-        return Err(fail(reason.into()));
-    }
-    let journal = journal.map(open).transpose()?;
-    Ok(OpenDisk {
-        path: name.clone(),
-        uuid: probe.disk,
-        mode: mode_name(probe.mode),
-        shards: usize::from(probe.shards),
-        media: Media::Kernel(Box::new(file), journal.map(Box::new)),
-    })
-}
-
-fn open_ram(size: u64, shards: usize, pool: &Rc<Pool>) -> Result<OpenDisk, StartError> {
-    let fail = |reason: String| StartError::Disk { path: "ram".into(), reason };
-    let disk = RamDisk::new("ram", size).map_err(|error| fail(error.to_string()))?;
-    let uuid = Uuid::new_v4();
-    let mut parts = Vec::new();
-    for part in disk.partitions(shards) {
-        let incarnation = Uuid::new_v4().as_u64_pair().0;
-        let options = FormatOptions::new(Uuid::new_v4(), incarnation);
-        let shared = Shared::new(part);
-        store::format(Box::new(shared.clone()), None, &options, pool)
-            .map_err(|error| fail(error.to_string()))?;
-        parts.push(Some(shared.into_inner().expect("the formatter has dropped its handle")));
-    }
-    let media = Media::Ram(Arc::new(Mutex::new(parts)));
-    Ok(OpenDisk { path: "ram".into(), uuid, mode: mode_name(Mode::Intent), shards, media })
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Intent => "intent",
-        Mode::Data => "data",
-    }
-}
-
 /// What a core's thread begins with.
 struct CoreThread {
+    /// Position among the node's cores.
+    core: usize,
     processor: usize,
     poll: bool,
     clock: Clock,
@@ -284,7 +190,7 @@ struct CoreThread {
 /// This thread's ends of the stages.
 struct Stages {
     ready: Receiver<Result<Ready, StartError>>,
-    mounted: Receiver<Result<Vec<(usize, Record)>, StartError>>,
+    mounted: Receiver<Mounted>,
     go: Sender<Go>,
 }
 
@@ -299,11 +205,13 @@ struct Go {
     links: Links,
     registry: Registry,
     log: EventLog,
+    /// Numbers of the disks that are left out, though shards of theirs may have been mounted.
+    offline: Vec<usize>,
     control: Option<(ControlParts, Vec<(usize, Record)>)>,
 }
 
 impl CoreThread {
-    fn spawn(self, core: usize) -> Result<(Stages, JoinHandle<()>), StartError> {
+    fn spawn(self) -> Result<(Stages, JoinHandle<()>), StartError> {
         let (ready, ready_end) = bounded(1);
         let (mounted, mounted_end) = bounded(1);
         let (go, go_end) = bounded(1);
@@ -318,7 +226,7 @@ impl CoreThread {
     fn live(
         mut self,
         ready: &Sender<Result<Ready, StartError>>,
-        mounted: &Sender<Result<Vec<(usize, Record)>, StartError>>,
+        mounted: &Sender<Mounted>,
         go: &Receiver<Go>,
     ) {
         let (ring, net) = match self.set_up() {
@@ -330,14 +238,10 @@ impl CoreThread {
         };
         let pool = Rc::new(self.pool);
         let seats = std::mem::take(&mut self.seats);
-        let shards = match mount_all(seats, self.cache_bytes, &ring, &pool) {
-            Ok((shards, entries)) => {
-                let _ = mounted.send(Ok(entries));
-                shards
-            }
-            Err(error) => return drop(mounted.send(Err(error))),
-        };
-        let Ok(Go { links, registry, log, control }) = go.recv() else { return };
+        let (mut shards, found) = mount_all(seats, self.cache_bytes, &ring, &pool);
+        let _ = mounted.send(found);
+        let Ok(Go { links, registry, log, offline, control }) = go.recv() else { return };
+        shards.retain(|(seat, _)| !offline.contains(&seat.disk));
         let stats = Arc::new(CoreStats::default());
         registry.add_core(self.processor, stats.clone());
         let control = control.map(|(parts, entries)| {
@@ -370,63 +274,6 @@ impl CoreThread {
         Ok((ring, net, Ready { waker, listeners }))
     }
 }
-
-type Mounted = (Vec<(ShardSeat, Shard)>, Vec<(usize, Record)>);
-
-fn mount_all(
-    seats: Vec<(ShardSeat, Media)>,
-    cache_bytes: usize,
-    ring: &Ring,
-    pool: &Rc<Pool>,
-) -> Result<Mounted, StartError> {
-    let mut shards = Vec::new();
-    let mut entries = Vec::new();
-    for (seat, media) in seats {
-        let fail = |reason: String| StartError::Disk { path: seat.path.clone(), reason };
-        let shard = mount(&seat, &media, cache_bytes, ring, pool)
-            .map_err(|error| fail(error.to_string()))?;
-        for (key, value) in shard.catalogue() {
-            let record = Record::decode(key, value).map_err(|error| fail(error.to_string()))?;
-            entries.push((seat.disk, record));
-        }
-        shards.push((seat, shard));
-    }
-    Ok((shards, entries))
-}
-
-fn mount(
-    seat: &ShardSeat,
-    media: &Media,
-    cache_bytes: usize,
-    ring: &Ring,
-    pool: &Rc<Pool>,
-) -> Result<Shard, store::MountError> {
-    let (data, journal, shard): (Box<dyn Disk>, Option<Box<dyn Disk>>, u16) = match media {
-        Media::Kernel(file, journal) => {
-            let journal = journal.as_ref().map(|file| Box::new(file.attach(ring)) as Box<dyn Disk>);
-            (Box::new(file.attach(ring)), journal, seat.shard as u16)
-        }
-        Media::Ram(parts) => {
-            let mut parts = parts.lock().expect("no holder panics");
-            let part = parts[seat.shard].take().expect("each part has one core");
-            (Box::new(part), None, 0)
-        }
-    };
-    let payload_max = if matches!(media, Media::Ram(_)) { 0 } else { PAYLOAD_MAX };
-    let options = OpenOptions { cache_bytes, payload_max, ..OpenOptions::default() };
-    let mut mounting = Shard::mount(data, journal, shard, &options, pool.clone());
-    loop {
-        if let Some(result) = mounting.poll() {
-            return result;
-        }
-        if ring.turn() == 0 {
-            std::thread::yield_now();
-        }
-    }
-}
-
-/// Overwrites up to this many bytes go through the journal: one wait instead of two.
-const PAYLOAD_MAX: u32 = 32 << 10;
 
 /// Pins this thread. Where that is not allowed it runs wherever it may.
 fn pin(processor: usize) {

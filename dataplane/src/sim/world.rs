@@ -360,9 +360,10 @@ fn disk_state(number: usize) -> DiskState {
     let address = ShardAddress { core: number as u16, shard: 0 };
     DiskState {
         path: format!("disk-{number}"),
-        uuid: Uuid::from_u128(number as u128 + 1),
-        mode: "intent",
+        uuid: Some(Uuid::from_u128(number as u128 + 1)),
+        mode: Some("intent"),
         shards: [address].into_iter().collect(),
+        offline: None,
     }
 }
 

@@ -65,9 +65,10 @@ impl Bench {
         let (target, subsystem) = target(&config, &[listen], 1).unwrap();
         let disk = |number: usize| DiskState {
             path: format!("disk-{number}"),
-            uuid: Uuid::from_u128(number as u128 + 1),
-            mode: "intent",
+            uuid: Some(Uuid::from_u128(number as u128 + 1)),
+            mode: Some("intent"),
             shards: (0..CORES).map(|core| ShardAddress { core, shard: number as u16 }).collect(),
+            offline: None,
         };
         let mut control = Control::new(ControlParts {
             target,

@@ -1,0 +1,396 @@
+//! Opens the disks of a configuration and mounts their shards.
+//!
+//! A disk that is missing or cannot be used is left out with the reason, and keeps no other from
+//! being served. What only the configuration can mend is an error.
+
+use super::control::DiskState;
+use super::record::Record;
+use super::{DiskConfig, DiskSource, NodeConfig, StartError};
+use crate::core::ShardSeat;
+use crate::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
+use crate::disk::ram::RamDisk;
+use crate::disk::{Disk, Shared};
+use crate::dma::Pool;
+use crate::store::{self, FormatOptions, Mode, MountError, OpenOptions, Shard};
+use crate::uring::{Ring, RingOptions};
+use crate::volume::ShardAddress;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use uuid::Uuid;
+
+/// Overwrites up to this many bytes go through the journal: one wait instead of two.
+const PAYLOAD_MAX: u32 = 32 << 10;
+
+/// The disks of a node in the order of its configuration.
+pub(super) struct Disks(Vec<NodeDisk>);
+
+/// One of them.
+struct NodeDisk {
+    path: String,
+    opened: Option<Opened>,
+    /// Why it is not served, if it is not.
+    offline: Option<String>,
+}
+
+/// A disk that has been opened and recognised.
+struct Opened {
+    uuid: Uuid,
+    mode: &'static str,
+    shards: usize,
+    media: Media,
+}
+
+/// Where the shards of a disk lie.
+#[derive(Clone)]
+pub(super) enum Media {
+    /// The disk, and its journal's if apart.
+    Kernel(Box<KernelFile>, Option<Box<KernelFile>>),
+    /// One memory disk for each shard, taken by its core.
+    Ram(Arc<Mutex<Vec<Option<RamDisk>>>>),
+}
+
+/// Why a disk was not opened.
+enum Unusable {
+    /// It is left out.
+    Offline(String),
+    /// The node does not start.
+    Fatal(StartError),
+}
+
+impl Disks {
+    /// Opens every disk that can be.
+    ///
+    /// # Errors
+    /// [`StartError::Config`] where another disk than one that works is meant, and
+    /// [`StartError::System`].
+    pub(super) fn open(config: &NodeConfig, pool: &Rc<Pool>) -> Result<Self, StartError> {
+        let cores = config.cores.len();
+        let disks = config.disks.iter().enumerate();
+        let disks = disks.map(|(number, disk)| NodeDisk::open(disk, number, cores, pool));
+        disks.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Shards of all disks that were opened.
+    pub(super) fn shards(&self) -> usize {
+        self.0.iter().map(NodeDisk::shards).sum()
+    }
+
+    /// The shards that core `core` mounts, in the order of their positions.
+    pub(super) fn seats(&self, core: usize, cores: usize) -> Vec<(ShardSeat, Media)> {
+        let all = self.0.iter().enumerate().flat_map(|(number, disk)| {
+            disk.opened.iter().flat_map(move |opened| {
+                (0..opened.shards).map(move |shard| {
+                    let seat = ShardSeat { disk: number, path: disk.path.clone(), shard };
+                    (seat, opened.media.clone())
+                })
+            })
+        });
+        all.enumerate().filter(|(number, _)| number % cores == core).map(|(_, seat)| seat).collect()
+    }
+
+    /// Leaves a disk out one of whose shards was not mounted.
+    pub(super) fn fail(&mut self, disk: usize, reason: String) {
+        self.0[disk].offline.get_or_insert(reason);
+    }
+
+    /// Whether a disk is served.
+    pub(super) fn is_served(&self, disk: usize) -> bool {
+        self.0[disk].offline.is_none()
+    }
+
+    /// Disks that are left out: their numbers, paths and the reasons.
+    pub(super) fn offline(&self) -> impl Iterator<Item = (usize, &str, &str)> {
+        let offline = |(number, disk): (usize, &'_ NodeDisk)| disk.offline.as_ref().map(|_| number);
+        let numbers: Vec<usize> = self.0.iter().enumerate().filter_map(offline).collect();
+        numbers.into_iter().map(|number| {
+            let NodeDisk { path, offline, .. } = &self.0[number];
+            (number, path.as_str(), offline.as_deref().unwrap_or_default())
+        })
+    }
+
+    /// Refuses to start a node that would serve nothing.
+    ///
+    /// # Errors
+    /// [`StartError::Disk`] with the reason of each disk.
+    pub(super) fn check_any_served(&self) -> Result<(), StartError> {
+        if self.0.iter().any(|disk| disk.offline.is_none()) {
+            return Ok(());
+        }
+        let mut reasons = self.offline();
+        let (_, path, reason) = reasons.next().expect("a node has a disk");
+        let error = StartError::Disk { path: path.to_owned(), reason: reason.to_owned() };
+        let others: Vec<String> =
+            reasons.map(|(_, path, reason)| format!("\n  disk {path}: {reason}")).collect();
+        if others.is_empty() {
+            return Err(error);
+        }
+        let text = format!("no disk can be served:\n  {error}{}", others.concat());
+        Err(StartError::NoDisk(text))
+    }
+
+    /// The disks as control knows them. Shards of disks that are left out have no place: each
+    /// core closes up those that remain, in their order.
+    pub(super) fn states(&self, cores: usize) -> Vec<DiskState> {
+        let mut next = vec![0; cores];
+        let mut number = 0;
+        let state = |disk: &NodeDisk| {
+            let mut shards = Vec::new();
+            for _ in 0..disk.shards() {
+                let core = number % cores;
+                number += 1;
+                if disk.offline.is_none() {
+                    shards.push(ShardAddress { core: core as u16, shard: next[core] });
+                    next[core] += 1;
+                }
+            }
+            DiskState {
+                path: disk.path.clone(),
+                uuid: disk.opened.as_ref().map(|opened| opened.uuid),
+                mode: disk.opened.as_ref().map(|opened| opened.mode),
+                shards: shards.into(),
+                offline: disk.offline.clone(),
+            }
+        };
+        self.0.iter().map(state).collect()
+    }
+}
+
+impl NodeDisk {
+    fn open(
+        config: &DiskConfig,
+        number: usize,
+        cores: usize,
+        pool: &Rc<Pool>,
+    ) -> Result<Self, StartError> {
+        let (path, opened) = match &config.source {
+            DiskSource::Path(path) => {
+                let name = path.display().to_string();
+                let opened = open_file(path, &name, config.journal.as_deref(), pool);
+                (name, opened)
+            }
+            DiskSource::Ram { size, shards } => {
+                let shards = if *shards == 0 { cores } else { *shards as usize };
+                // No two disks have one name.
+                let name = if number == 0 { "ram".to_owned() } else { format!("ram-{number}") };
+                (name, open_ram(*size, shards, pool).map_err(Unusable::Fatal))
+            }
+        };
+        match opened {
+            Ok(opened) => Ok(Self { path, opened: Some(opened), offline: None }),
+            Err(Unusable::Offline(reason)) => {
+                Ok(Self { path, opened: None, offline: Some(reason) })
+            }
+            Err(Unusable::Fatal(error)) => Err(error),
+        }
+    }
+
+    fn shards(&self) -> usize {
+        self.opened.as_ref().map_or(0, |opened| opened.shards)
+    }
+}
+
+fn open_file(
+    path: &Path,
+    name: &str,
+    journal: Option<&Path>,
+    pool: &Rc<Pool>,
+) -> Result<Opened, Unusable> {
+    let file = open_kernel(path).map_err(|error| unusable(name, &error))?;
+    let ring = Ring::new(RingOptions::default())
+        .map_err(|error| Unusable::Fatal(StartError::System(error.to_string())))?;
+    let probe = store::probe(Box::new(SelfDriven::new(&file, ring)), pool)
+        .map_err(|error| Unusable::Offline(unreadable(&error)))?;
+    if probe.is_journal {
+        let reason = "this is a journal disk: name it as `journal` of the disk that it belongs to";
+        return Err(Unusable::Fatal(StartError::Config(format!("disk {name}: {reason}"))));
+    }
+    let journal =
+        journal.map(open_kernel).transpose().map_err(|error| match unusable("", &error) {
+            Unusable::Offline(reason) => Unusable::Offline(format!("its journal {reason}")),
+            fatal @ Unusable::Fatal(_) => fatal,
+        })?;
+    Ok(Opened {
+        uuid: probe.disk,
+        mode: mode_name(probe.mode),
+        shards: usize::from(probe.shards),
+        media: Media::Kernel(Box::new(file), journal.map(Box::new)),
+    })
+}
+
+/// Why a disk that can be opened is not one of ours.
+fn unreadable(error: &MountError) -> String {
+    match error {
+        MountError::NotFormatted => {
+            format!("{error}: prepare it by `basalt disk format`, or correct the path")
+        }
+        _ => error.to_string(),
+    }
+}
+
+fn open_kernel(path: &Path) -> Result<KernelFile, OpenError> {
+    KernelFile::open(path, &KernelOptions::default())
+}
+
+/// What an error of opening means for the node: a path that names no disk at all was not meant.
+fn unusable(name: &str, error: &OpenError) -> Unusable {
+    let text = error.to_string();
+    // The error of the disk itself names it, and so does whoever tells it.
+    let reason = text.strip_prefix(&format!("{name}: ")).unwrap_or(&text);
+    match error {
+        OpenError::NotADisk(_) => Unusable::Fatal(StartError::Config(format!("disk {text}"))),
+        OpenError::NotFound(_) => Unusable::Offline(format!(
+            "{reason}; is it plugged in, and the path still its own (see `basalt disk list`)?"
+        )),
+        _ => Unusable::Offline(reason.to_owned()),
+    }
+}
+
+fn open_ram(size: u64, shards: usize, pool: &Rc<Pool>) -> Result<Opened, StartError> {
+    let fail = |reason: String| StartError::Disk { path: "ram".into(), reason };
+    let disk = RamDisk::new("ram", size).map_err(|error| fail(error.to_string()))?;
+    let uuid = Uuid::new_v4();
+    let mut parts = Vec::new();
+    for part in disk.partitions(shards) {
+        let incarnation = Uuid::new_v4().as_u64_pair().0;
+        let options = FormatOptions::new(Uuid::new_v4(), incarnation);
+        let shared = Shared::new(part);
+        store::format(Box::new(shared.clone()), None, &options, pool)
+            .map_err(|error| fail(error.to_string()))?;
+        parts.push(Some(shared.into_inner().expect("the formatter has dropped its handle")));
+    }
+    let media = Media::Ram(Arc::new(Mutex::new(parts)));
+    Ok(Opened { uuid, mode: mode_name(Mode::Intent), shards, media })
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Intent => "intent",
+        Mode::Data => "data",
+    }
+}
+
+/// What one core found when it mounted its shards.
+#[derive(Default)]
+pub(super) struct Mounted {
+    /// Catalogue entries, with the numbers of their disks.
+    pub(super) entries: Vec<(usize, Record)>,
+    /// Disks of which a shard cannot be used, and why.
+    pub(super) failures: Vec<(usize, String)>,
+}
+
+/// Mounts the shards of one core.
+pub(super) fn mount_all(
+    seats: Vec<(ShardSeat, Media)>,
+    cache_bytes: usize,
+    ring: &Ring,
+    pool: &Rc<Pool>,
+) -> (Vec<(ShardSeat, Shard)>, Mounted) {
+    let mut shards = Vec::new();
+    let mut mounted = Mounted::default();
+    for (seat, media) in seats {
+        let whole = mount(&seat, &media, cache_bytes, ring, pool)
+            .map_err(|error| error.to_string())
+            .and_then(|shard| Ok((records(&shard)?, shard)));
+        match whole {
+            Ok((records, shard)) => {
+                let disk = seat.disk;
+                mounted.entries.extend(records.into_iter().map(|record| (disk, record)));
+                shards.push((seat, shard));
+            }
+            Err(reason) => mounted.failures.push((seat.disk, reason)),
+        }
+    }
+    (shards, mounted)
+}
+
+fn records(shard: &Shard) -> Result<Vec<Record>, String> {
+    let decode = |(key, value)| Record::decode(key, value).map_err(|error| error.to_string());
+    shard.catalogue().map(decode).collect()
+}
+
+fn mount(
+    seat: &ShardSeat,
+    media: &Media,
+    cache_bytes: usize,
+    ring: &Ring,
+    pool: &Rc<Pool>,
+) -> Result<Shard, MountError> {
+    let (data, journal, shard): (Box<dyn Disk>, Option<Box<dyn Disk>>, u16) = match media {
+        Media::Kernel(file, journal) => {
+            let journal = journal.as_ref().map(|file| Box::new(file.attach(ring)) as Box<dyn Disk>);
+            (Box::new(file.attach(ring)), journal, seat.shard as u16)
+        }
+        Media::Ram(parts) => {
+            let mut parts = parts.lock().expect("no holder panics");
+            let part = parts[seat.shard].take().expect("each part has one core");
+            (Box::new(part), None, 0)
+        }
+    };
+    let payload_max = if matches!(media, Media::Ram(_)) { 0 } else { PAYLOAD_MAX };
+    let options = OpenOptions { cache_bytes, payload_max, ..OpenOptions::default() };
+    let mut mounting = Shard::mount(data, journal, shard, &options, pool.clone());
+    loop {
+        if let Some(result) = mounting.poll() {
+            return result;
+        }
+        if ring.turn() == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Arena;
+    use crate::node::PortalConfig;
+
+    fn config(shards: &[u32]) -> NodeConfig {
+        let source = |&shards: &u32| DiskSource::Ram { size: 64 << 20, shards };
+        let disk = |shards| DiskConfig { source: source(shards), journal: None };
+        NodeConfig {
+            name: "test".into(),
+            nqn: "nqn.2026-11.io.basalt:test".into(),
+            cores: vec![0, 1],
+            poll: false,
+            buffers_per_core: 0,
+            metadata_cache: 0,
+            disks: shards.iter().map(disk).collect(),
+            portals: Vec::<PortalConfig>::new(),
+            max_connections: 8,
+        }
+    }
+
+    #[test]
+    fn shards_that_remain_close_up_as_their_cores_do() {
+        let pool = Rc::new(Arena::new(4 << 20, 1).unwrap().pool(0));
+        let mut disks = Disks::open(&config(&[1, 3, 2]), &pool).ok().unwrap();
+        disks.fail(1, "gone".into());
+        let states = disks.states(2);
+        assert!(states[1].shards.is_empty() && states[1].offline.is_some());
+        let mut seen = 0;
+        for core in 0..2 {
+            let kept =
+                disks.seats(core, 2).into_iter().filter(|(seat, _)| disks.is_served(seat.disk));
+            for (position, (seat, _)) in kept.enumerate() {
+                let address = ShardAddress { core: core as u16, shard: position as u16 };
+                assert_eq!(states[seat.disk].shards[seat.shard], address);
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 3);
+    }
+
+    #[test]
+    fn a_node_without_any_disk_is_told_of_each() {
+        let pool = Rc::new(Arena::new(4 << 20, 1).unwrap().pool(0));
+        let mut disks = Disks::open(&config(&[1, 1]), &pool).ok().unwrap();
+        disks.fail(0, "unplugged".into());
+        assert!(disks.check_any_served().is_ok());
+        disks.fail(1, "truncated".into());
+        disks.fail(1, "another shard's reason".into());
+        let error = disks.check_any_served().unwrap_err().to_string();
+        assert!(error.contains("unplugged") && error.contains("truncated"), "{error}");
+    }
+}
