@@ -33,7 +33,7 @@ type Value<T> = fn(&T) -> f64;
 /// Name, help, and where the value is; a counter's name gets `_total` from the encoder.
 type Row<T> = (&'static str, &'static str, MetricType, Value<T>);
 
-const CORES: [Row<CoreCounters>; 10] = [
+const CORES: [Row<CoreCounters>; 14] = [
     ("core_turns", "Turns of the core's loop", MetricType::Counter, |c| c.turns as f64),
     ("core_busy_turns", "Turns that found work", MetricType::Counter, |c| c.busy_turns as f64),
     ("core_asleep_seconds", "Time asleep", MetricType::Counter, |c| c.asleep_ns as f64 / NS_PER_S),
@@ -52,6 +52,16 @@ const CORES: [Row<CoreCounters>; 10] = [
     ("core_commands", "Commands executed on I/O queues", MetricType::Counter, |c| {
         c.commands as f64
     }),
+    ("core_reads", "Reads completed for its hosts", MetricType::Counter, |c| {
+        c.reads.operations as f64
+    }),
+    ("core_read_bytes", "Bytes read for its hosts", MetricType::Counter, |c| c.reads.bytes as f64),
+    ("core_writes", "Writes completed for its hosts", MetricType::Counter, |c| {
+        c.writes.operations as f64
+    }),
+    ("core_written_bytes", "Bytes written for its hosts", MetricType::Counter, |c| {
+        c.writes.bytes as f64
+    }),
     ("core_up", "1 for each core of the node", MetricType::Gauge, |_| 1.0),
 ];
 
@@ -63,7 +73,7 @@ const VOLUMES: [Row<VolumeCounters>; 5] = [
     ("volume_errors", "Requests that failed", MetricType::Counter, |v| v.errors as f64),
 ];
 
-const DISKS: [Row<DiskCounters>; 8] = [
+const DISKS: [Row<DiskCounters>; 9] = [
     ("disk_capacity_bytes", "Bytes for data", MetricType::Gauge, |d| d.capacity as f64),
     ("disk_free_bytes", "Bytes free", MetricType::Gauge, |d| d.free as f64),
     (
@@ -100,8 +110,13 @@ impl Collector for Scrape {
         rows(&mut encoder, "core", &CORES, &snapshot.cores, |core| core.processor.to_string())?;
         rows(&mut encoder, "volume", &VOLUMES, &snapshot.volumes, |volume| volume.name.clone())?;
         rows(&mut encoder, "disk", &DISKS, &snapshot.disks, |disk| disk.path.clone())?;
-        latency(&mut encoder, "volume_read_latency_seconds", &snapshot.volumes, |v| &v.reads)?;
-        latency(&mut encoder, "volume_write_latency_seconds", &snapshot.volumes, |v| &v.writes)
+        let (cores, volumes) = (&snapshot.cores, &snapshot.volumes);
+        let core = |c: &CoreCounters| ("core", c.processor.to_string());
+        let volume = |v: &VolumeCounters| ("volume", v.name.clone());
+        latency(&mut encoder, "core_read_latency_seconds", cores, core, |c| &c.reads)?;
+        latency(&mut encoder, "core_write_latency_seconds", cores, core, |c| &c.writes)?;
+        latency(&mut encoder, "volume_read_latency_seconds", volumes, volume, |v| &v.reads)?;
+        latency(&mut encoder, "volume_write_latency_seconds", volumes, volume, |v| &v.writes)
     }
 }
 
@@ -128,28 +143,27 @@ fn rows<T>(
     Ok(())
 }
 
-fn latency(
+fn latency<T>(
     encoder: &mut DescriptorEncoder<'_>,
     metric: &str,
-    volumes: &[VolumeCounters],
-    of: impl Fn(&VolumeCounters) -> &OperationCounters,
+    items: &[T],
+    label: impl Fn(&T) -> (&'static str, String),
+    of: impl Fn(&T) -> &OperationCounters,
 ) -> fmt::Result {
-    let help = "Time from a command's arrival to its completion; the sum is from bucket midpoints";
+    let help = "Time from a command's arrival to its completion";
     let mut family = encoder.encode_descriptor(metric, help, None, MetricType::Histogram)?;
-    for volume in volumes {
-        let counts = &of(volume).latency;
+    for item in items {
+        let OperationCounters { latency: counts, latency_ns, .. } = of(item);
         let octaves = counts.chunks(BUCKETS_PER_OCTAVE).enumerate().map(|(octave, counts)| {
             let limit = bucket_limit_ns(octave * BUCKETS_PER_OCTAVE + BUCKETS_PER_OCTAVE - 1);
-            (limit as f64 / NS_PER_S, counts.iter().sum::<u64>())
+            (limit as f64 / NS_PER_S, total(counts))
         });
         let mut buckets: Vec<(f64, u64)> = octaves.collect();
         // What the last bucket counts has no upper limit.
-        buckets.pop();
-        buckets
-            .push((f64::INFINITY, counts.chunks(BUCKETS_PER_OCTAVE).next_back().map_or(0, total)));
-        let labels = [("volume", volume.name.clone())];
-        family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
-            sum_seconds(counts),
+        let last = buckets.pop().map_or(0, |(_, count)| count);
+        buckets.push((f64::INFINITY, last));
+        family.encode_family(&[label(item)])?.encode_histogram::<NoLabelSet>(
+            *latency_ns as f64 / NS_PER_S,
             total(counts),
             &buckets,
             None,
@@ -162,14 +176,6 @@ fn total(counts: &[u64]) -> u64 {
     counts.iter().sum()
 }
 
-fn sum_seconds(counts: &[u64]) -> f64 {
-    let middle = |index: usize| {
-        let below = index.checked_sub(1).map_or(0, bucket_limit_ns);
-        (below + bucket_limit_ns(index)) as f64 / 2.0 / NS_PER_S
-    };
-    counts.iter().enumerate().fold(0.0, |sum, (index, count)| sum + middle(index) * *count as f64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,10 +185,16 @@ mod tests {
         let mut latency = vec![0; LATENCY_BUCKETS];
         latency[bucket_of(1_500)] = 3;
         latency[bucket_of(1_000_000)] = 1;
-        let reads = OperationCounters { operations: 4, bytes: 16384, latency };
+        let reads =
+            OperationCounters { operations: 4, bytes: 16384, latency_ns: 1_004_321, latency };
         Snapshot {
             uptime_ns: 1_500_000_000,
-            cores: vec![CoreCounters { processor: 2, turns: 7, ..CoreCounters::default() }],
+            cores: vec![CoreCounters {
+                processor: 2,
+                turns: 7,
+                writes: reads.clone(),
+                ..CoreCounters::default()
+            }],
             volumes: vec![VolumeCounters {
                 name: "a\"b".to_owned(),
                 reads,
@@ -207,6 +219,10 @@ mod tests {
             "basalt_disk_offline{disk=\"/dev/x\"} 0.0",
             "basalt_volume_read_latency_seconds_count{volume=\"a\\\"b\"} 4",
             "basalt_volume_read_latency_seconds_bucket{le=\"0.000002\",volume=\"a\\\"b\"} 3",
+            "basalt_volume_read_latency_seconds_sum{volume=\"a\\\"b\"} 0.001004321",
+            "basalt_core_writes_total{core=\"2\"} 4.0",
+            "basalt_core_write_latency_seconds_sum{core=\"2\"} 0.001004321",
+            "basalt_core_write_latency_seconds_bucket{le=\"0.000002\",core=\"2\"} 3",
             "basalt_volume_read_latency_seconds_bucket{le=\"+Inf\",volume=\"a\\\"b\"} 4",
             "# EOF",
         ] {

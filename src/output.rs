@@ -31,9 +31,10 @@ impl Table {
     }
 
     /// Adds a row with a cell for each heading.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        assert_eq!(N, self.headings.len(), "a cell for each heading");
-        self.rows.push(cells.into());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let row: Vec<String> = cells.into_iter().collect();
+        assert_eq!(row.len(), self.headings.len(), "a cell for each heading");
+        self.rows.push(row);
     }
 
     /// Text with a line feed after each row.

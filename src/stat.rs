@@ -52,6 +52,10 @@ pub struct CoreRates {
     pub processor: usize,
     /// Commands a second.
     pub iops: f64,
+    /// Reads of the hosts that it serves.
+    pub reads: OperationRates,
+    /// Writes of the hosts that it serves.
+    pub writes: OperationRates,
     /// Share of its turns that found work, 0 to 1.
     pub busy: f64,
     /// Share of the time asleep, 0 to 1.
@@ -93,6 +97,8 @@ pub fn rates(before: &Snapshot, after: &Snapshot) -> Rates {
         CoreRates {
             processor: now.processor,
             iops: commands / seconds,
+            reads: operations(&then.reads, &now.reads, seconds),
+            writes: operations(&then.writes, &now.writes, seconds),
             busy: now.busy_turns.saturating_sub(then.busy_turns) as f64 / turns,
             asleep: now.asleep_ns.saturating_sub(then.asleep_ns) as f64 / 1e9 / seconds,
             system_calls_per_command: (commands > 0.0).then_some(calls / commands),
@@ -135,41 +141,20 @@ fn percentile_us(counts: &[u64], percent: f64) -> Option<f64> {
 }
 
 impl Rates {
-    /// Two tables: volumes, then cores.
+    /// Three tables: what was done for volumes, what by cores, and how busy the cores were.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut volumes = Table::new(&[
-            "VOLUME",
-            ">READ/S",
-            ">READ B/S",
-            ">P50",
-            ">P99",
-            ">P99.9",
-            ">WRITE/S",
-            ">WRITE B/S",
-            ">P50",
-            ">P99",
-            ">P99.9",
-            ">ERR/S",
-        ]);
+        let mut volumes = work("VOLUME", &[">ERR/S"]);
         for volume in &self.volumes {
-            let (r, w) = (&volume.reads, &volume.writes);
-            volumes.row([
-                volume.name.clone(),
-                count(r.iops),
-                bytes(r.bytes),
-                time(r.p50_us),
-                time(r.p99_us),
-                time(r.p999_us),
-                count(w.iops),
-                bytes(w.bytes),
-                time(w.p50_us),
-                time(w.p99_us),
-                time(w.p999_us),
-                count(volume.errors),
-            ]);
+            volumes.row(
+                std::iter::once(volume.name.clone())
+                    .chain(cells(&volume.reads))
+                    .chain(cells(&volume.writes))
+                    .chain([count(volume.errors)]),
+            );
         }
-        let mut cores = Table::new(&[
+        let mut cores = work("CORE", &[]);
+        let mut load = Table::new(&[
             "CORE",
             ">COMMANDS/S",
             ">BUSY",
@@ -179,8 +164,12 @@ impl Rates {
             ">BUFFERS FREE",
         ]);
         for core in &self.cores {
-            cores.row([
-                core.processor.to_string(),
+            let name = core.processor.to_string();
+            cores.row(
+                std::iter::once(name.clone()).chain(cells(&core.reads)).chain(cells(&core.writes)),
+            );
+            load.row([
+                name,
                 count(core.iops),
                 format!("{:.0} %", core.busy * 100.0),
                 format!("{:.0} %", core.asleep * 100.0),
@@ -189,8 +178,20 @@ impl Rates {
                 Size(core.buffers_free).to_string(),
             ]);
         }
-        format!("{}\n{}", volumes.render(), cores.render())
+        format!("{}\n{}\n{}", volumes.render(), cores.render(), load.render())
     }
+}
+
+/// A table of reads and writes.
+fn work(first: &'static str, last: &[&'static str]) -> Table {
+    const READS: [&str; 5] = [">READ/S", ">READ B/S", ">P50", ">P99", ">P99.9"];
+    const WRITES: [&str; 5] = [">WRITE/S", ">WRITE B/S", ">P50", ">P99", ">P99.9"];
+    Table::new(&[&[first], &READS[..], &WRITES[..], last].concat())
+}
+
+fn cells(rates: &OperationRates) -> [String; 5] {
+    let OperationRates { iops, bytes: moved, p50_us, p99_us, p999_us } = rates;
+    [count(*iops), bytes(*moved), time(*p50_us), time(*p99_us), time(*p999_us)]
 }
 
 fn count(value: f64) -> String {
@@ -223,18 +224,21 @@ mod tests {
         let mut latency = vec![0; LATENCY_BUCKETS];
         latency[bucket_of(20_000)] = reads - slow;
         latency[bucket_of(5_000_000)] = slow;
-        let reads = OperationCounters { operations: reads, bytes: reads * 4096, latency };
+        let bytes = reads * 4096;
+        let reads =
+            OperationCounters { operations: reads, bytes, latency, ..OperationCounters::default() };
         Snapshot {
             uptime_ns: seconds * 1_000_000_000,
             volumes: vec![VolumeCounters {
                 name: "v".to_owned(),
-                reads,
+                reads: reads.clone(),
                 ..VolumeCounters::default()
             }],
             cores: vec![CoreCounters {
                 processor: 1,
                 commands: seconds * 1000,
                 system_calls: seconds * 100,
+                writes: reads,
                 ..CoreCounters::default()
             }],
             disks: Vec::new(),
@@ -253,6 +257,14 @@ mod tests {
         assert_eq!(rates.volumes[0].writes.p50_us, None);
         assert_eq!(rates.cores[0].iops, 1000.0);
         assert_eq!(rates.cores[0].system_calls_per_command, Some(0.1));
+        let of_core = &rates.cores[0].writes;
+        assert_eq!(
+            (of_core.iops, of_core.bytes, of_core.p50_us),
+            (1000.0, 4_096_000.0, reads.p50_us)
+        );
+        assert_eq!(rates.cores[0].reads.p50_us, None);
+        let line = rates.render().lines().filter(|line| line.starts_with("1 ")).count();
+        assert_eq!(line, 2, "what the core did, and how busy it was");
         assert!(rates.render().contains("4096000") || rates.render().contains("3.91 MiB"));
     }
 

@@ -321,6 +321,12 @@ pub struct CoreCounters {
     pub digest_errors: u64,
     /// Commands executed on I/O queues.
     pub commands: u64,
+    /// Reads of the hosts that this core serves.
+    #[serde(default)]
+    pub reads: OperationCounters,
+    /// Their writes, compare-and-write, and zeroing.
+    #[serde(default)]
+    pub writes: OperationCounters,
 }
 
 /// What hosts did to a volume, over all cores.
@@ -343,6 +349,9 @@ pub struct OperationCounters {
     pub operations: u64,
     /// Bytes moved.
     pub bytes: u64,
+    /// Sum of their latencies in nanoseconds.
+    #[serde(default)]
+    pub latency_ns: u64,
     /// Latency histogram: see [`bucket_limit_ns`].
     pub latency: Vec<u64>,
 }

@@ -1,10 +1,11 @@
 //! Counters of all cores, for whoever reads them: the cores write, this only points at them.
 
-use super::{CoreCounters, DiskCounters, Snapshot, VolumeCounters};
+use super::{CoreCounters, DiskCounters, OperationCounters, Snapshot, VolumeCounters};
 use crate::core::CoreStats;
 use crate::volume::VolumeStats;
 use nvmeof_target::io::Now;
 use nvmeof_target::target::Health;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,11 +18,13 @@ pub(crate) struct Registry(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
-    cores: Vec<(usize, Arc<CoreStats>)>,
+    /// Processors and counters, by position among the node's cores.
+    cores: BTreeMap<usize, (usize, Arc<CoreStats>)>,
+    /// One set of counters for each core.
     volumes: Vec<(String, Vec<Arc<VolumeStats>>)>,
+    /// What each core did for volumes that are gone: totals never fall.
+    gone: Vec<Served>,
     disks: Vec<Vec<DiskCounters>>,
-    /// What volumes that are gone have counted: totals of the node never fall.
-    gone: Totals,
 }
 
 /// Operations and bytes of reads and of writes.
@@ -32,15 +35,25 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, stats: &[Arc<VolumeStats>]) {
-        for stats in stats {
-            for (sum, of) in
-                [(&mut self.reads, stats.reads.totals()), (&mut self.writes, stats.writes.totals())]
-            {
-                sum.0 += of.0;
-                sum.1 += of.1;
-            }
+    fn add(&mut self, reads: (u64, u64), writes: (u64, u64)) {
+        for (sum, of) in [(&mut self.reads, reads), (&mut self.writes, writes)] {
+            sum.0 += of.0;
+            sum.1 += of.1;
         }
+    }
+}
+
+/// Reads and writes.
+#[derive(Clone, Default)]
+struct Served {
+    reads: OperationCounters,
+    writes: OperationCounters,
+}
+
+impl Served {
+    fn add(&mut self, stats: &VolumeStats) {
+        stats.reads.add_to(&mut self.reads);
+        stats.writes.add_to(&mut self.writes);
     }
 }
 
@@ -49,9 +62,9 @@ impl Registry {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a core by its processor number.
-    pub(crate) fn add_core(&self, processor: usize, stats: Arc<CoreStats>) {
-        self.lock().cores.push((processor, stats));
+    /// Adds the core at a position, with its processor number.
+    pub(crate) fn add_core(&self, core: usize, processor: usize, stats: Arc<CoreStats>) {
+        self.lock().cores.insert(core, (processor, stats));
     }
 
     /// Adds a volume: one set of counters per core.
@@ -67,14 +80,17 @@ impl Registry {
         }
     }
 
-    /// Forgets a volume.
+    /// Forgets a volume; what was done for it stays with the cores.
     pub(crate) fn remove_volume(&self, name: &str) {
-        let mut inner = self.lock();
-        let mut gone = inner.gone;
-        for (_, stats) in inner.volumes.extract_if(.., |(other, _)| other == name) {
-            gone.add(&stats);
-        }
-        inner.gone = gone;
+        let Inner { volumes, gone, .. } = &mut *self.lock();
+        volumes.retain(|(other, all)| {
+            if other != name {
+                return true;
+            }
+            gone.resize(gone.len().max(all.len()), Served::default());
+            gone.iter_mut().zip(all).for_each(|(gone, stats)| gone.add(stats));
+            false
+        });
     }
 
     /// Counters of shard `shard` of disk `disk`, from the core that runs it.
@@ -105,8 +121,13 @@ impl Registry {
     /// What hosts are told of the node's health, `uptime` after its start.
     pub(crate) fn health(&self, uptime: Now) -> Health {
         let inner = self.lock();
-        let mut totals = inner.gone;
-        inner.volumes.iter().for_each(|(_, stats)| totals.add(stats));
+        let mut totals = Totals::default();
+        for Served { reads, writes } in &inner.gone {
+            totals.add((reads.operations, reads.bytes), (writes.operations, writes.bytes));
+        }
+        for stats in inner.volumes.iter().flat_map(|(_, all)| all) {
+            totals.add(stats.reads.totals(), stats.writes.totals());
+        }
         let mut health = Health {
             reads: totals.reads.0.into(),
             bytes_read: totals.reads.1.into(),
@@ -123,14 +144,21 @@ impl Registry {
         health.space_low = health.available_spare < health.spare_threshold;
         health.media_errors = disks.iter().map(|disk| u128::from(disk.checksum_errors)).sum();
         health.degraded = health.media_errors > 0 || disks.iter().any(|disk| disk.failed);
-        health.read_only = !disks.is_empty() && disks.iter().all(|disk| disk.failed);
+        let mut served = disks.iter().filter(|disk| !disk.offline).peekable();
+        health.read_only = served.peek().is_some() && served.all(|disk| disk.failed);
         health
     }
 
     /// Everything at this moment.
     pub(crate) fn snapshot(&self, uptime_ns: u64) -> Snapshot {
         let inner = self.lock();
-        let cores = inner.cores.iter().map(|(processor, stats)| core(*processor, stats)).collect();
+        let core = |(&number, (processor, stats)): (&usize, &(usize, Arc<CoreStats>))| {
+            let mut served = inner.gone.get(number).cloned().unwrap_or_default();
+            let here = inner.volumes.iter().filter_map(|(_, all)| all.get(number));
+            here.for_each(|stats| served.add(stats));
+            core(*processor, stats, served)
+        };
+        let cores = inner.cores.iter().map(core).collect();
         let volumes = inner.volumes.iter().map(|(name, stats)| volume(name, stats)).collect();
         let disks = inner.disks.iter().map(|shards| sum(shards)).collect();
         Snapshot { uptime_ns, cores, volumes, disks }
@@ -143,9 +171,11 @@ fn percent(part: u64, whole: u64) -> u8 {
     if whole == 0 { 100 } else { percent.min(100) as u8 }
 }
 
-fn core(processor: usize, stats: &CoreStats) -> CoreCounters {
+fn core(processor: usize, stats: &CoreStats, served: Served) -> CoreCounters {
     CoreCounters {
         processor,
+        reads: served.reads,
+        writes: served.writes,
         turns: stats.turns.load(Ordering::Relaxed),
         busy_turns: stats.busy_turns.load(Ordering::Relaxed),
         asleep_ns: stats.asleep_ns.load(Ordering::Relaxed),
@@ -189,6 +219,38 @@ fn sum(shards: &[DiskCounters]) -> DiskCounters {
 mod tests {
     use super::*;
 
+    #[test]
+    fn what_a_core_did_survives_the_volume() {
+        let registry = Registry::default();
+        // The threads of cores come as they start.
+        registry.add_core(1, 7, Arc::default());
+        registry.add_core(0, 5, Arc::default());
+        let stats: Vec<_> = (0..2).map(|_| Arc::new(VolumeStats::new())).collect();
+        registry.add_volume("v", stats.clone());
+        stats[0].reads.record(4096, Now::from_micros(10));
+        stats[1].reads.record(512, Now::from_micros(40));
+        stats[1].reads.record(512, Now::from_micros(50));
+        stats[1].writes.record(8192, Now::from_millis(3));
+        let check = |snapshot: &Snapshot| {
+            let seen = |core: usize| {
+                let CoreCounters { processor, reads, writes, .. } = &snapshot.cores[core];
+                let reads = (reads.operations, reads.bytes, reads.latency_ns);
+                (*processor, reads, (writes.operations, writes.latency_ns))
+            };
+            assert_eq!(seen(0), (5, (1, 4096, 10_000), (0, 0)));
+            assert_eq!(seen(1), (7, (2, 1024, 90_000), (1, 3_000_000)));
+            let counts = |core: usize| snapshot.cores[core].reads.latency.iter().sum::<u64>();
+            assert_eq!((counts(0), counts(1)), (1, 2));
+        };
+        let before = registry.snapshot(1);
+        check(&before);
+        assert_eq!(before.volumes[0].reads.latency_ns, 100_000);
+        registry.remove_volume("v");
+        let after = registry.snapshot(2);
+        check(&after);
+        assert!(after.volumes.is_empty());
+    }
+
     fn disk(free: u64, checksum_errors: u64, failed: bool) -> DiskCounters {
         DiskCounters { capacity: 1000, free, checksum_errors, failed, ..Default::default() }
     }
@@ -220,6 +282,7 @@ mod tests {
         assert!(worse.space_low && worse.degraded && !worse.read_only);
         registry.set_shard(0, 0, disk(500, 0, true));
         registry.set_shard(1, 0, disk(500, 0, true));
+        registry.set_offline(2, "gone");
         let dead = registry.health(Now::ZERO);
         assert!(!dead.space_low && dead.degraded && dead.read_only);
     }

@@ -216,7 +216,7 @@ impl CoreThread {
         let (mounted, mounted_end) = bounded(1);
         let (go, go_end) = bounded(1);
         let thread = std::thread::Builder::new()
-            .name(format!("core-{core}"))
+            .name(format!("core-{}", self.core))
             .spawn(move || self.live(&ready, &mounted, &go_end))
             .map_err(|error| StartError::System(format!("cannot start a thread: {error}")))?;
         Ok((Stages { ready: ready_end, mounted: mounted_end, go }, thread))
@@ -243,7 +243,7 @@ impl CoreThread {
         let Ok(Go { links, registry, log, offline, control }) = go.recv() else { return };
         shards.retain(|(seat, _)| !offline.contains(&seat.disk));
         let stats = Arc::new(CoreStats::default());
-        registry.add_core(self.processor, stats.clone());
+        registry.add_core(self.core, self.processor, stats.clone());
         let control = control.map(|(parts, entries)| {
             let mut control = Control::new(parts);
             control.load(entries);

@@ -13,20 +13,24 @@ pub(crate) fn add(counter: &AtomicU64, amount: u64) {
 pub(crate) struct OperationStats {
     operations: AtomicU64,
     bytes: AtomicU64,
+    latency_ns: AtomicU64,
     latency: Box<[AtomicU64]>,
 }
 
 impl OperationStats {
     fn new() -> Self {
         let latency = (0..LATENCY_BUCKETS).map(|_| AtomicU64::new(0)).collect();
-        Self { operations: AtomicU64::new(0), bytes: AtomicU64::new(0), latency }
+        let zero = || AtomicU64::new(0);
+        Self { operations: zero(), bytes: zero(), latency_ns: zero(), latency }
     }
 
     /// Counts one operation.
     pub(crate) fn record(&self, bytes: u64, latency: Now) {
         add(&self.operations, 1);
         add(&self.bytes, bytes);
-        add(&self.latency[bucket_of(latency.as_nanos() as u64)], 1);
+        let latency_ns = latency.as_nanos() as u64;
+        add(&self.latency_ns, latency_ns);
+        add(&self.latency[bucket_of(latency_ns)], 1);
     }
 
     /// Operations and their bytes.
@@ -38,6 +42,7 @@ impl OperationStats {
     pub(crate) fn add_to(&self, sum: &mut OperationCounters) {
         sum.operations += self.operations.load(Ordering::Relaxed);
         sum.bytes += self.bytes.load(Ordering::Relaxed);
+        sum.latency_ns += self.latency_ns.load(Ordering::Relaxed);
         sum.latency.resize(LATENCY_BUCKETS, 0);
         for (total, bucket) in sum.latency.iter_mut().zip(&self.latency) {
             *total += bucket.load(Ordering::Relaxed);
