@@ -2,7 +2,7 @@
 //!
 //! - [`cli`]: the command line;
 //! - [`config`]: the configuration file;
-//! - [`serve`], [`demo`]: the commands that run a node;
+//! - [`serve`], [`demo`]: the commands that run a node; [`watchdog`]: for the service manager;
 //! - [`disk`]: the commands that work on disks without a node;
 //! - [`api`], [`client`]: management of a running node over its Unix socket;
 //! - [`metrics`], [`stat`]: counters for Prometheus and for people.
@@ -22,3 +22,4 @@ pub mod serve;
 pub mod size;
 pub mod socket;
 pub mod stat;
+pub mod watchdog;

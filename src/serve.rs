@@ -10,8 +10,9 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Format, print_json_line};
 use crate::plane::{self, Node};
 use crate::socket::{Bound, default_path};
+use crate::watchdog;
 use clap::Args;
-use dataplane::node::{Command, NodeConfig, NodeEvent, Severity, StartError};
+use dataplane::node::{NodeConfig, NodeEvent, Severity, StartError};
 use sd_notify::NotifyState;
 use serde::Serialize;
 use std::fs::File;
@@ -195,13 +196,16 @@ impl Running {
         let runtime = runtime.map_err(|e| Failure::io("cannot wait for signals", &e))?;
         let ended = runtime.block_on(async {
             let mut signals = Signals::new().map_err(|e| Failure::io("cannot take signals", &e))?;
-            self.attend(&mut signals, hangup).await;
+            let seen = self.attend(&mut signals, hangup).await;
             // As above.
             let _ = sd_notify::notify(&[NotifyState::Stopping]);
             let node = Arc::clone(&self.node);
             let mut stopping = tokio::task::spawn_blocking(move || node.shutdown());
             tokio::select! {
-                ended = &mut stopping => Ok(ended),
+                ended = &mut stopping => {
+                    self.log_events(seen);
+                    Ok(ended)
+                }
                 () = signals.stop.next() => {
                     let text = "stopped at once by a second signal; the next start recovers";
                     Err(Failure::new(Exit::Failed, text))
@@ -219,37 +223,37 @@ impl Running {
         }
     }
 
-    /// Logs events and feeds the watchdog until a signal comes.
-    async fn attend(&self, signals: &mut Signals, hangup: Hangup) {
-        let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
+    /// Logs events and feeds the watchdog until a signal comes. Gives the last event logged.
+    async fn attend(&self, signals: &mut Signals, hangup: Hangup) -> u64 {
+        let period = sd_notify::watchdog_enabled().filter(|period| !period.is_zero());
+        let node = Arc::clone(&self.node);
+        let feeding = watchdog::feed(node, period.unwrap_or(Duration::MAX), || {
+            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        });
+        tokio::pin!(feeding);
         let mut log = tokio::time::interval(LOG_INTERVAL);
-        let mut feed = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
         let mut seen = 0;
         loop {
             tokio::select! {
-                () = signals.stop.next() => return,
+                () = signals.stop.next() => return seen,
                 _ = signals.hangup.recv() => match hangup {
-                    Hangup::Stop => return,
-                    Hangup::Ignore => eprintln!(
-                        "basalt: SIGHUP ignored: the configuration is read at start only"
+                    Hangup::Stop => return seen,
+                    Hangup::Ignore => note(
+                        "basalt: SIGHUP ignored: the configuration is read at start only",
                     ),
                 },
-                _ = log.tick() => {
-                    for event in self.node.events_since(seen) {
-                        seen = event.sequence;
-                        log_event(&event);
-                    }
-                }
-                _ = feed.tick(), if watchdog.is_some() => {
-                    // A node that does not answer is one for the service manager to restart.
-                    let node = Arc::clone(&self.node);
-                    let answer = tokio::task::spawn_blocking(move || node.call(Command::ListDisks));
-                    if matches!(answer.await, Ok(Ok(_))) {
-                        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
-                    }
-                }
+                _ = log.tick() => seen = self.log_events(seen),
+                () = &mut feeding, if period.is_some() => return seen,
             }
         }
+    }
+
+    /// Logs events after `seen`; gives the last.
+    fn log_events(&self, seen: u64) -> u64 {
+        self.node.events_since(seen).iter().fold(seen, |_, event| {
+            log_event(event);
+            event.sequence
+        })
     }
 }
 

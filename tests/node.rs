@@ -50,7 +50,7 @@ impl Node {
         command.args(arguments).args(["--output", "json", "--socket", socket]);
         command.stdout(Stdio::piped()).env_remove("NOTIFY_SOCKET");
         if let Some(notify) = notify {
-            command.env("NOTIFY_SOCKET", notify);
+            command.env("NOTIFY_SOCKET", notify).env("WATCHDOG_USEC", "200000");
         }
         let mut child = command.spawn().expect("the program runs");
         let mut line = String::new();
@@ -88,6 +88,23 @@ impl Node {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
         assert!(sent.success());
+    }
+
+    /// Stops it, which must end well, and gives what it told its manager.
+    fn stop_and_listen(mut self, signal: &str, manager: &UnixDatagram) -> Vec<String> {
+        self.signal(signal);
+        let (mut said, mut buffer) = (Vec::new(), [0; 256]);
+        loop {
+            let ended = self.child.try_wait().expect("ours");
+            while let Ok(len) = manager.recv(&mut buffer) {
+                said.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+            }
+            if let Some(status) = ended {
+                assert_eq!(status.code(), Some(0));
+                return said;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Stops it and gives its exit code.
@@ -252,6 +269,11 @@ fn commands_change_the_running_node() {
     };
     let node = Node::start(&["serve", "--config", &config], &scratch.path("s"), Some(&notify));
     assert!(heard().contains("READY=1"));
+    for _ in 0..3 {
+        assert!(heard().contains("WATCHDOG=1"), "a node that lives says so, again and again");
+    }
+    // From here on they are heard at the end alone.
+    manager.set_nonblocking(true).expect("a mode");
     assert_eq!(node.ask(&["node"])["name"], "test");
     volumes(&node);
     hosts(&node);
@@ -269,8 +291,8 @@ fn commands_change_the_running_node() {
     node.signal("HUP");
     assert_eq!(node.ask(&["node"])["name"], "test", "SIGHUP is ignored");
     port_in_use_is_told(&port, &scratch);
-    assert_eq!(node.stop("TERM"), Some(0));
-    assert!(heard().contains("STOPPING=1"));
+    let stopped = node.stop_and_listen("TERM", &manager);
+    assert!(stopped.iter().any(|said| said.contains("STOPPING=1")), "{stopped:?}");
 }
 
 fn volumes(node: &Node) {

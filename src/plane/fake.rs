@@ -7,7 +7,7 @@ use dataplane::node::{
 };
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -19,6 +19,10 @@ pub(crate) struct Fake {
     events: Mutex<Vec<NodeEvent>>,
     /// Whether it was shut down.
     pub(crate) is_stopped: AtomicBool,
+    /// Whether pings wait.
+    pub(crate) is_stalled: AtomicBool,
+    /// Pings that do.
+    pub(crate) waiting: AtomicUsize,
 }
 
 /// How long a slow answer takes.
@@ -35,6 +39,15 @@ impl Fake {
             kind: "test".to_owned(),
             text: text.to_owned(),
         });
+    }
+
+    fn ping(&self) -> Answer {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        while self.is_stalled.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Answer::Done
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut VolumeInfo)) -> AnswerResult {
@@ -100,14 +113,16 @@ impl Node for Fake {
             }
             Command::ListDisks => Ok(Answer::Disks(vec![DiskInfo {
                 path: "/dev/x".to_owned(),
-                uuid: Uuid::nil(),
+                uuid: Some(Uuid::nil()),
                 capacity: 10,
                 free: 5,
                 shards: 1,
                 cores: vec![0],
-                mode: "intent".to_owned(),
+                mode: Some("intent".to_owned()),
                 state: "ok".to_owned(),
+                reason: None,
             }])),
+            Command::Ping => Ok(self.ping()),
             Command::ListConnections => Ok(Answer::Connections(vec![ConnectionInfo {
                 id: 7,
                 peer: "192.0.2.1:1".to_owned(),

@@ -36,6 +36,8 @@ pub(crate) enum Message {
     Abort { connection: ConnectionId, command_id: u16, token: u64 },
     /// To the control core: whether it was.
     Aborted { token: u64, aborted: bool },
+    /// Nothing, to be answered by `Shard`: shows that the receiver takes its turns.
+    Ping { token: u64 },
     /// Management of a shard of the receiver. Answered by `Shard`.
     Command { shard: u16, token: u64, command: ShardCommand },
     /// To the control core: the answer.

@@ -342,6 +342,10 @@ impl Core {
                 let aborted = self.frontend.on_abort(connection, command_id);
                 self.tell_control(Message::Aborted { token, aborted }, now);
             }
+            Message::Ping { token } => {
+                let reply = ShardReply::Changed(Ok(()));
+                self.tell_control(Message::Shard { token, reply }, now);
+            }
             Message::Command { shard, token, command } => self.command(shard, token, command, now),
             Message::Quiesce => {
                 self.frontend.close_all();

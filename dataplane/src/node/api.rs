@@ -152,6 +152,8 @@ pub enum Command {
     ListDisks,
     /// Hosts that are connected.
     ListConnections,
+    /// Nothing; done when every core has taken a turn. For watchdogs.
+    Ping,
 }
 
 /// What a command gives back.

@@ -85,6 +85,14 @@ impl Control {
             }
             Command::ListDisks => Answer::Disks(self.disk_infos()),
             Command::ListConnections => Answer::Connections(self.connections()),
+            Command::Ping => {
+                self.spawn(later, Step::Pinged, |control, token| {
+                    (0..control.cores)
+                        .for_each(|core| control.order(core, Message::Ping { token }));
+                    u32::from(control.cores)
+                });
+                return Ok(());
+            }
         };
         let _ = answer.send(Ok(ready));
         Ok(())

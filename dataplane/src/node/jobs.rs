@@ -85,6 +85,8 @@ pub(super) enum Step {
     HostChanged(HostChange),
     /// Usage of these volumes is being summed, one after another.
     Usage { names: Vec<String>, done: Vec<VolumeInfo>, single: bool },
+    /// Every core has answered.
+    Pinged,
     /// Connections closed and nothing in flight: settle the shards.
     StopSettle,
     /// Shards settled: leave the loops.
@@ -228,6 +230,7 @@ impl Control {
                 let used = std::mem::take(&mut job.usage);
                 self.usage_step(names, done, single, used, token)
             }
+            Step::Pinged => Progress::Done(Ok(Answer::Done)),
             Step::StopSettle => {
                 (0..self.cores).for_each(|core| self.order(core, Message::Settle));
                 Progress::Next(Step::StopDone, u32::from(self.cores))

@@ -136,6 +136,9 @@ impl Bench {
             Message::SetRoute { token, .. } => {
                 Some(Message::Shard { token, reply: ShardReply::Changed(Ok(())) })
             }
+            Message::Ping { token } => {
+                Some(Message::Shard { token, reply: ShardReply::Changed(Ok(())) })
+            }
             Message::Quiesce => Some(Message::Quiet),
             Message::Settle => {
                 self.settled += 1;
@@ -648,4 +651,45 @@ fn shards_settle_when_no_command_is_under_way() {
     created.try_recv().unwrap().unwrap();
     assert_eq!(bench.settled, CORES);
     answers.try_recv().unwrap().unwrap();
+}
+
+#[test]
+fn nothing_is_asked_of_a_disk_that_is_offline() {
+    let mut bench = Bench::new();
+    bench.control.disks[0].offline = Some("unplugged".into());
+    bench.control.disks[0].shards = Arc::from([]);
+    let Err(CommandError::Disk(text)) = bench.call(create_on("v", 1, 0)) else { panic!("taken") };
+    assert!(text.contains("disk-0") && text.contains("unplugged"), "{text}");
+    let Command::CreateVolume { name, size, block_size, uuid, .. } = create("v", 1) else {
+        unreachable!()
+    };
+    let anywhere = Command::CreateVolume { name, size, block_size, uuid, disk: None };
+    let Ok(Answer::Volume(volume)) = bench.call(anywhere) else { panic!("no volume") };
+    assert_eq!(volume.disk, "disk-1");
+    let host = "nqn.2026-11.io.basalt:host";
+    bench.call(Command::AllowHost { nqn: host.into() }).unwrap();
+    assert!(bench.admits(host) && bench.catalogues[0].is_empty());
+    bench.call(Command::DenyHost { nqn: host.into() }).unwrap();
+    assert!(bench.has_event("host.denied", "disk-0 is offline"), "it may still allow the host");
+    let missing = bench.call(Command::ShowVolume { name: "w".into() });
+    let Err(CommandError::NotFound(text)) = missing else { panic!("found") };
+    assert!(text.contains("disk-0"), "{text}");
+    let Ok(Answer::Disks(disks)) = bench.call(Command::ListDisks) else { panic!("no list") };
+    assert_eq!((disks[0].state.as_str(), disks[1].state.as_str()), ("offline", "ok"));
+    assert_eq!(disks[0].reason.as_deref(), Some("unplugged"));
+}
+
+#[test]
+fn one_core_that_does_not_answer_keeps_a_ping_waiting() {
+    let mut bench = Bench::new();
+    bench.call(Command::Ping).unwrap();
+    bench.is_held = true;
+    let answers = bench.begin(Command::Ping);
+    let last = bench.held.pop().unwrap();
+    let others = std::mem::take(&mut bench.held);
+    assert_eq!(others.len(), usize::from(CORES) - 1);
+    others.into_iter().for_each(|answer| bench.control.on_message(answer, Duration::ZERO));
+    assert!(answers.try_recv().is_err());
+    bench.control.on_message(last, Duration::ZERO);
+    assert!(answers.try_recv().unwrap().is_ok());
 }
