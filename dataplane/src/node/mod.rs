@@ -27,3 +27,6 @@ pub(crate) use registry::Registry;
 pub use start::start;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use {commands::Call, record::Record};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! A whole node in this process: real threads, rings and sockets, disks in memory, and hosts of
+//! the tests' own.
+
+mod full;
+mod host;
+mod slow;
+
+use super::*;
+use host::Queue;
+use std::net::SocketAddr;
+
+const NQN: &str = "nqn.2026-11.io.basalt:test";
+
+/// A node that ends with the test.
+struct Bench {
+    node: NodeHandle,
+}
+
+impl Bench {
+    /// A node on two cores with one memory disk for each of these sizes, open to every host.
+    fn start(disks: &[u64]) -> Self {
+        let disk =
+            |&size| DiskConfig { source: DiskSource::Ram { size, shards: 1 }, journal: None };
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = NodeConfig {
+            name: "test".into(),
+            nqn: NQN.into(),
+            cores: vec![0, 1],
+            poll: false,
+            buffers_per_core: 64 << 20,
+            metadata_cache: 4 << 20,
+            disks: disks.iter().map(disk).collect(),
+            portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
+            max_connections: 64,
+        };
+        let node = start(&config).unwrap();
+        node.call(Command::AllowHost { nqn: "*".into() }).unwrap();
+        Self { node }
+    }
+
+    /// Makes a volume with blocks of 4096 bytes on a disk; its namespace id.
+    fn create(&self, name: &str, size: u64, disk: &str) -> u32 {
+        let uuid = uuid::Uuid::new_v4();
+        let command = Command::CreateVolume {
+            name: name.into(),
+            size,
+            block_size: 4096,
+            uuid,
+            disk: Some(disk.into()),
+        };
+        match self.node.call(command) {
+            Ok(Answer::Volume(volume)) => volume.nsid,
+            other => panic!("no volume: {other:?}"),
+        }
+    }
+
+    /// A host with one I/O queue.
+    fn host(&self) -> (Queue, Queue) {
+        host::connect(self.node.local_addresses()[0], NQN)
+    }
+
+    fn has_event(&self, kind: &str) -> bool {
+        self.node.events_since(0).iter().any(|event| event.kind == kind)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let ended = self.node.shutdown();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
