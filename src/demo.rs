@@ -54,7 +54,7 @@ pub struct Options {
 /// With what the user can do.
 pub fn run(options: &Options, global: &Global) -> Result<(), Failure> {
     let (config, is_new) = prepare(options)?;
-    let socket = global.socket.clone().unwrap_or_else(default_path);
+    let socket = global.socket();
     let running = Running::start(config, &socket)?;
     let volume = furnish(running.node(), options.size.map_or(SIZE, |size| size.0))
         .map_err(|error| Failure::new(Exit::Failed, format!("the demo volume: {error}")))?;
@@ -176,6 +176,14 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
     let discovery = info.addresses.get(1).copied().unwrap_or(main);
     let (nqn, dir) = (&info.nqn, options.dir.display());
     let state = if is_new { "new" } else { "from an earlier run" };
+    let room = match room_below(&options.dir) {
+        Some(room) if room < volume => format!(
+            "\n  room        {} on its file system, less than the volume has: when that is used \
+             up, new data are refused",
+            Size(room)
+        ),
+        _ => String::new(),
+    };
     let place = match main.ip() {
         ip if ip.is_loopback() => {
             "On this machine, as root (for hosts elsewhere: --listen with an address of this \
@@ -195,7 +203,7 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
     format!(
         "Basalt is running.\n\n  \
          data        {dir} ({state}; kept for the next run)\n  \
-         volume      {VOLUME}, {}\n  \
+         volume      {VOLUME}, {}{room}\n  \
          subsystem   {nqn}\n  \
          NVMe/TCP    {main}\n  \
          discovery   {discovery}\n  \
@@ -214,6 +222,12 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
         discovery.port(),
         main.port(),
     )
+}
+
+/// Bytes free on the file system of a directory, for whoever runs this.
+fn room_below(dir: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
 }
 
 /// The file of a demo's disk, if the configuration has one.

@@ -1,5 +1,6 @@
 //! How a command of the program fails: what happened, what to do about it, and the exit code.
 
+use serde_json::json;
 use std::fmt;
 use std::io;
 
@@ -56,6 +57,16 @@ impl Failure {
             io::ErrorKind::StorageFull => failure.hint("make room on the file system"),
             _ => failure,
         }
+    }
+}
+
+impl Failure {
+    /// One line of JSON: `{"error": {"exit", "message", "help"}}`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let Self { exit, text, hint } = self;
+        let error = json!({ "exit": *exit as u8, "message": text, "help": hint });
+        json!({ "error": error }).to_string()
     }
 }
 

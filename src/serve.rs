@@ -54,7 +54,7 @@ pub fn run(options: &Options, global: &Global) -> Result<(), Failure> {
     if options.check {
         return crate::output::print("The configuration is good.\n");
     }
-    let socket = global.socket.clone().or(config.socket.take()).unwrap_or_else(default_path);
+    let socket = global.named_socket().or(config.socket.take()).unwrap_or_else(default_path);
     let running = Running::start(config, &socket)?;
     running.announce(global.output)?;
     running.until_told(Hangup::Ignore)

@@ -88,6 +88,36 @@ fn without_a_node() {
 }
 
 #[test]
+fn errors_are_json_where_that_is_asked_for() {
+    let scratch = Scratch::new("json");
+    let socket = scratch.0.join("none.sock").display().to_string();
+    for (arguments, exit) in [
+        (&["volume", "list", "--socket", &socket][..], 4),
+        (&["disk", "check", "/nonexistent"], 1),
+        (&["serve", "--config", "/nonexistent"], 3),
+    ] {
+        let output = basalt(&[arguments, &["--output", "json"]].concat());
+        assert_eq!(output.status.code(), Some(exit));
+        let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
+        assert_eq!(said["error"]["exit"], exit);
+        assert!(said["error"]["message"].as_str().is_some_and(|text| text.contains("/")), "{said}");
+    }
+}
+
+#[test]
+fn the_socket_may_be_named_in_the_environment() {
+    let named = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_basalt"));
+        command.env("BASALT_SOCKET", "/nonexistent/env").args(arguments);
+        String::from_utf8(command.output().expect("the program runs").stderr).expect("text")
+    };
+    assert!(named(&["volume", "list"]).contains("/nonexistent/env"));
+    assert!(!named(&["volume", "create"]).contains("--socket <PATH>"), "it is not asked for");
+    let both = named(&["volume", "list", "--socket", "/nonexistent/option"]);
+    assert!(both.contains("/nonexistent/option"), "{both}");
+}
+
+#[test]
 fn bad_configurations_name_the_line() {
     let scratch = Scratch::new("config");
     let text = "[node]\nnqn = \"nqn.2014-08.org.nvmexpress:uuid:\

@@ -299,7 +299,9 @@ fn volumes(node: &Node) {
     let made = node.ask(&["volume", "create", "v", "1GiB", "--block-size", "512"]);
     assert_eq!((made["size"].as_u64(), made["block_size"].as_u64()), (Some(1 << 30), Some(512)));
     assert_eq!(node.ask(&["volume", "resize", "v", "+1GiB"])["size"], 2_u64 << 30);
-    assert_eq!(node.ask(&["volume", "rename", "v", "w"])["name"], "w");
+    assert_eq!(node.ask(&["volume", "rename", "v", "w.1"])["name"], "w.1");
+    assert_eq!(node.ask(&["volume", "rename", "w.1", "w"])["name"], "w");
+    node.fails(&["volume", "rename", "w", ".."], "not a name");
     node.ask(&["volume", "create", "kept", "4096"]);
     node.fails(&["volume", "create", "kept", "1GiB"], "exists");
     node.fails(&["volume", "create", "a b", "1GiB"], "other characters");

@@ -76,7 +76,10 @@ async fn create_volume(State(this): State<Context>, body: Bytes) -> Response {
         return fail("invalid", format!("a block size is 512 or 4096, not {}", new.block_size));
     }
     if new.size == 0 || !new.size.is_multiple_of(4096) {
-        return fail("invalid", "a volume's size is a multiple of 4096 bytes, not 0".to_owned());
+        return fail(
+            "invalid",
+            "a volume's size is a multiple of 4096 bytes, and not 0".to_owned(),
+        );
     }
     let command = Command::CreateVolume {
         name: new.name,

@@ -34,9 +34,9 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Management socket of the node [default: /run/basalt/basalt.sock for root, else
-    /// $XDG_RUNTIME_DIR/basalt.sock]
-    #[arg(long, global = true, value_name = "PATH", env = "BASALT_SOCKET", hide_env = true)]
+    /// Management socket of the node [default: $BASALT_SOCKET, else /run/basalt/basalt.sock for
+    /// root, $XDG_RUNTIME_DIR/basalt.sock for others]
+    #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// How to show results
     #[arg(long, global = true, value_name = "FORMAT", default_value = "table")]
@@ -44,10 +44,17 @@ pub struct Global {
 }
 
 impl Global {
+    /// The socket that the user names, on the command line or in the environment.
+    #[must_use]
+    pub fn named_socket(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("BASALT_SOCKET").filter(|path| !path.is_empty());
+        self.socket.clone().or_else(|| variable().map(PathBuf::from))
+    }
+
     /// The socket to use.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(socket::default_path)
+        self.named_socket().unwrap_or_else(socket::default_path)
     }
 }
 
@@ -194,6 +201,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if good { 0 } else { Exit::Usage as u8 });
         }
     };
+    let output = cli.global.output;
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -271,6 +271,9 @@ fn list_volumes(volumes: &[VolumeInfo], format: Format) -> Result<(), Failure> {
     if format == Format::Json {
         return print_json(volumes);
     }
+    if volumes.is_empty() {
+        return print("There is no volume; `basalt volume create NAME SIZE` makes one.\n");
+    }
     let mut table = Table::new(&["NAME", ">SIZE", ">USED", ">BLOCK", ">NSID", "DISK", "UUID"]);
     for volume in volumes {
         table.row([

@@ -3,7 +3,7 @@
 use super::content::{self, Content};
 use super::drive::{self, Drive};
 use super::medium::{self, Bench};
-use super::mode_name;
+use super::{count_shards, mode_name};
 use crate::cli::Global;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -102,6 +102,35 @@ fn served(global: &Global) -> Vec<DiskInfo> {
     client.and_then(|client| client.get("/v1/disks").ok()).unwrap_or_default()
 }
 
+/// Adds disks of the running node that are no drive of this machine: files, and what is missing.
+fn add_unlisted(drives: &mut Vec<Drive>, served: &[DiskInfo]) {
+    for disk in served {
+        let path = Path::new(&disk.path);
+        let is_listed = drives.iter().any(|drive| is_same(disk, &drive.name()));
+        if path.is_absolute() && !is_listed {
+            let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+            drives.push(Drive::of_file(path.to_owned(), size));
+        }
+    }
+}
+
+/// Whether a disk of the node is the drive of this name.
+fn is_same(disk: &DiskInfo, name: &str) -> bool {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    disk.path.split('/').next() == Some(name) || real(&disk.path) == real(name)
+}
+
+/// What a disk of the node is, or why it is not served.
+fn described(disk: &DiskInfo) -> String {
+    match (&disk.uuid, &disk.mode, &disk.reason) {
+        (_, _, Some(reason)) => format!("offline: {reason}"),
+        (Some(uuid), Some(mode), None) => {
+            format!("basalt {uuid} ({mode}, {}), {}", count_shards(disk.shards), disk.state)
+        }
+        _ => disk.state.clone(),
+    }
+}
+
 fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
     let name = drive.name();
     let of_node = served.iter().find(|disk| is_same(disk, &name));
@@ -138,7 +167,7 @@ fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
         Ok(Content::Basalt(probe)) => {
             listed.uuid = Some(probe.disk);
             let kind = if probe.is_journal { "journal" } else { mode_name(probe.mode) };
-            format!("basalt {} ({kind}, {} shards)", probe.disk, probe.shards)
+            format!("basalt {} ({kind}, {})", probe.disk, count_shards(probe.shards.into()))
         }
         Err(failure) => failure.text,
     });

@@ -62,6 +62,10 @@ pub(super) fn opened(error: &OpenError) -> Failure {
             let hint = "if a node runs on it, stop the node; `lsblk` shows RAID and LVM";
             Failure::new(Exit::Refused, error.to_string()).hint(hint)
         }
+        OpenError::NoSpace { .. } => {
+            let hint = "make room, make it smaller (--size), or put it on another file system";
+            Failure::new(Exit::Failed, error.to_string()).hint(hint)
+        }
         _ => Failure::new(Exit::Failed, error.to_string()),
     }
 }

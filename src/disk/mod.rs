@@ -15,7 +15,7 @@ use crate::output::{Format, print, print_json};
 use crate::size::Size;
 use clap::{Args, Subcommand, ValueEnum};
 use content::Content;
-use dataplane::disk::kernel::{Allocation, KernelFile, create_file};
+use dataplane::disk::kernel::{Allocation, KernelFile, create_file, reserve_file};
 use dataplane::store;
 use medium::{Bench, opened};
 use serde::Serialize;
@@ -118,16 +118,25 @@ pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
     }
 }
 
-/// Makes and formats a sparse file for a node of this machine.
+/// Makes and formats a sparse file for a node of this machine. Room is reserved for all but the
+/// data, so that a file system that fills up fails first writes of blocks, and not the disk.
 ///
 /// # Errors
-/// As `basalt disk format --size`.
+/// As `basalt disk format --size`. What was made is removed.
 pub fn make_file(path: &Path, size: u64) -> Result<(), Failure> {
     create_file(path, size, Allocation::Sparse, &mut |_| {}).map_err(|e| opened(&e))?;
+    fill(path, size).inspect_err(|_| {
+        let _ = std::fs::remove_file(path);
+    })
+}
+
+fn fill(path: &Path, size: u64) -> Result<(), Failure> {
     let bench = Bench::new()?;
     let file = medium::open(path)?;
-    format_open(&bench, &file, None, store::FormatOptions::new(Uuid::new_v4(), incarnation()))?;
-    Ok(())
+    let options = store::FormatOptions::new(Uuid::new_v4(), incarnation());
+    let made = format_open(&bench, &file, None, options)?;
+    // The data are last.
+    reserve_file(path, size - made.data_bytes).map_err(|e| opened(&e))
 }
 
 /// Whether a file is what an interrupted [`make_file`] leaves: nothing in it.
@@ -255,6 +264,10 @@ fn mode_name(mode: store::Mode) -> &'static str {
         store::Mode::Intent => "intent",
         store::Mode::Data => "data",
     }
+}
+
+fn count_shards(shards: u32) -> String {
+    if shards == 1 { "1 shard".to_owned() } else { format!("{shards} shards") }
 }
 
 #[derive(Debug, Serialize)]

@@ -121,8 +121,9 @@ impl VolumeRecord {
 
 /// Whether a volume may be called so.
 pub(crate) fn is_name(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    !name.is_empty() && name.len() <= NAME_MAX && name.bytes().all(is_plain)
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_path = matches!(name, "." | "..");
+    !is_path && (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(is_plain)
 }
 
 /// Whether a volume may have so many bytes.
@@ -167,7 +168,7 @@ mod tests {
     proptest! {
         #[test]
         fn volumes_survive_the_catalogue(
-            name in "[a-zA-Z0-9_-]{1,63}",
+            name in "[a-zA-Z0-9_-][a-zA-Z0-9_.-]{0,62}",
             uuid in 1..u128::MAX,
             pages in 1..=SIZE_MAX / 4096,
             nsid in 1..1025_u32,
@@ -215,7 +216,7 @@ mod tests {
             let bad = VolumeRecord { size, ..good.clone() };
             assert!(refused(&bad.key(), &bad.encode()));
         }
-        for name in ["", "a/b"] {
+        for name in ["", "a/b", "..", "."] {
             let bad = VolumeRecord { name: name.into(), ..good.clone() };
             assert!(refused(&bad.key(), &bad.encode()));
         }

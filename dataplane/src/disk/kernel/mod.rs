@@ -14,7 +14,7 @@ mod probe;
 mod tests;
 
 pub use devices::{DeviceEntry, list_devices};
-pub use open::{Allocation, KernelFile, KernelOptions, OpenError, create_file};
+pub use open::{Allocation, KernelFile, KernelOptions, OpenError, create_file, reserve_file};
 
 use super::{Completion, Disk, Error, Info, Op, Tag};
 use crate::uring::{FileDone, FileQueue, Ring};

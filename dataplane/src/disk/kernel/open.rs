@@ -220,6 +220,22 @@ pub fn create_file(
     })
 }
 
+/// Reserves room for the first `len` bytes of a file, whose content stays as it is.
+///
+/// # Errors
+/// [`OpenError::NoSpace`], and what the kernel says.
+pub fn reserve_file(path: &Path, len: u64) -> Result<(), OpenError> {
+    let explain = |error| explain(path, error);
+    let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let reserved = fallocate(fd.map_err(explain)?, FallocateFlags::KEEP_SIZE, 0, len);
+    reserved.map_err(|error| match error {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
+            OpenError::NoSpace { path: path.to_owned(), size: len }
+        }
+        error => explain(error),
+    })
+}
+
 fn fill_file(
     fd: &OwnedFd,
     size: u64,
@@ -353,7 +369,7 @@ fn explain(path: &Path, error: Errno) -> OpenError {
     match error {
         Errno::NOENT | Errno::NOTDIR | Errno::NXIO | Errno::NODEV => OpenError::NotFound(owned),
         Errno::ACCESS | Errno::PERM => OpenError::Permission(owned),
-        Errno::BUSY => match mounted_at(path) {
+        Errno::BUSY | Errno::TXTBSY => match mounted_at(path) {
             Some(at) => OpenError::Mounted { path: owned, at },
             None => OpenError::Busy(owned),
         },
