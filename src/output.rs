@@ -80,6 +80,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Writes a line to standard error. A node goes on when nobody is there to read it.
+pub fn note(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 /// Writes a JSON document.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use crate::api::{NodeInfo, Server};
 use crate::cli::Global;
 use crate::config::{self, Config};
 use crate::failure::{Exit, Failure};
-use crate::output::{Format, print_json_line};
+use crate::output::{Format, note, print_json_line};
 use crate::plane::{self, Node};
 use crate::socket::{Bound, default_path};
 use crate::watchdog;
@@ -175,14 +175,14 @@ impl Running {
             let socket = self.socket.path();
             return print_json_line(&Ready { info: &self.info, socket, metrics });
         }
-        eprintln!("basalt: {} serves {}", self.info.name, self.info.nqn);
+        note(&format!("basalt: {} serves {}", self.info.name, self.info.nqn));
         for address in &self.info.addresses {
-            eprintln!("basalt: listening on {address} (NVMe/TCP)");
+            note(&format!("basalt: listening on {address} (NVMe/TCP)"));
         }
         if let Some(address) = metrics {
-            eprintln!("basalt: metrics at http://{address}/metrics");
+            note(&format!("basalt: metrics at http://{address}/metrics"));
         }
-        eprintln!("basalt: management at {}", self.socket.path().display());
+        note(&format!("basalt: management at {}", self.socket.path().display()));
         Ok(())
     }
 
@@ -293,7 +293,7 @@ fn log_event(event: &NodeEvent) {
         Severity::Error => ("<3>", "error"),
     };
     let level = if std::env::var_os("JOURNAL_STREAM").is_some() { level } else { "" };
-    eprintln!("{level}basalt: {word}: {}: {}", event.kind, event.text);
+    note(&format!("{level}basalt: {word}: {}: {}", event.kind, event.text));
 }
 
 /// The processors to run on: those asked for, or all that this process may use.

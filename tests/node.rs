@@ -52,6 +52,10 @@ impl Node {
         if let Some(notify) = notify {
             command.env("NOTIFY_SOCKET", notify).env("WATCHDOG_USEC", "200000");
         }
+        Self::begin(command, socket)
+    }
+
+    fn begin(mut command: Command, socket: &str) -> Self {
         let mut child = command.spawn().expect("the program runs");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
@@ -345,4 +349,163 @@ fn port_in_use_is_told(port: &str, scratch: &Scratch) {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains(port) && text.contains("in use"), "{text}");
     assert!(!PathBuf::from(&socket).exists(), "nothing is left behind");
+}
+
+/// A configuration on these disks, and its path.
+fn configure(scratch: &Scratch, name: &str, disks: &[&str], more: &str) -> String {
+    let path = scratch.path(name);
+    let disks: String = disks.iter().map(|disk| format!("[[disk]]\npath = \"{disk}\"\n")).collect();
+    let port = free_port();
+    let text = format!(
+        "[node]\nnqn = \"nqn.2014-08.org.nvmexpress:uuid:6a8f4f1c-3b1e-4e57-9d58-2f8c3f3f5a10\"\n\
+         buffers = \"16MiB\"\n{disks}[[portal]]\nlisten = \"127.0.0.1:{port}\"\n{more}"
+    );
+    fs::write(&path, text).expect("writable");
+    path
+}
+
+/// Formats files of two shards each.
+fn format_disks(disks: &[&str]) {
+    for disk in disks {
+        let format = ["disk", "format", disk, "--size", "128MiB", "--allocate", "sparse"];
+        let (code, _, text) = run(&[&format[..], &["--shards", "2"]].concat());
+        assert_eq!(code, Some(0), "{text}");
+    }
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().expect("a list").iter().filter_map(|volume| volume["name"].as_str()).collect()
+}
+
+#[test]
+fn a_missing_disk_keeps_no_other_from_being_served() {
+    let scratch = Scratch::new("missing");
+    let (first, second, gone) = (scratch.path("a"), scratch.path("b"), scratch.path("gone"));
+    format_disks(&[&first, &second]);
+    let metrics = free_port();
+    let more = format!("[metrics]\nlisten = \"127.0.0.1:{metrics}\"\n");
+    let config = configure(&scratch, "node.toml", &[&first, &second], &more);
+    let (serve, socket) = (["serve", "--config", &config], scratch.path("s"));
+    let node = Node::start(&serve, &socket, None);
+    node.ask(&["volume", "create", "on-first", "1GiB", "--disk", &first]);
+    node.ask(&["volume", "create", "on-second", "1GiB", "--disk", &second]);
+    node.ask(&["host", "allow", "*"]);
+    assert_eq!(node.stop("TERM"), Some(0));
+
+    fs::rename(&first, &gone).expect("moved");
+    let node = Node::start(&serve, &socket, None);
+    let missing = |node: &Node, reason: &str| {
+        let listed = node.run(&["volume", "list"]);
+        let told = String::from_utf8_lossy(&listed.stderr).into_owned();
+        assert!(told.contains(&first) && told.contains(reason), "{told}");
+        let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        assert_eq!(names(&listed), ["on-second"]);
+        let disks = &node.ask(&["node"])["disks"];
+        assert_eq!((&disks[0]["state"], &disks[1]["state"]), (&"offline".into(), &"ok".into()));
+        assert!(disks[0]["reason"].as_str().expect("why").contains(reason), "{disks}");
+        let listed = node.ask(&["disk", "list"]);
+        let state = |path: &str| {
+            let mut listed = listed.as_array().expect("a list").iter();
+            listed.find(|disk| disk["path"] == path).map(|disk| disk["node_state"].clone())
+        };
+        assert_eq!(state(&first), Some("offline".into()), "{listed}");
+        assert_eq!(state(&second), Some("ok".into()), "{listed}");
+        let events = node.run(&["events"]);
+        let events = String::from_utf8_lossy(&events.stdout).into_owned();
+        assert!(events.contains("disk.offline") && events.contains(reason), "{events}");
+        let metrics = scrape(&metrics);
+        for (disk, is_offline) in [(&first, 1), (&second, 0)] {
+            let line = format!("basalt_disk_offline{{disk=\"{disk}\"}} {is_offline}.0");
+            assert!(metrics.contains(&line), "no {line} in {metrics}");
+        }
+        node.fails(&["volume", "create", "more", "1GiB", "--disk", &first], "offline");
+        node.fails(&["volume", "show", "on-first"], &first);
+    };
+    missing(&node, "no such file or device");
+    node.ask(&["volume", "create", "meanwhile", "1GiB"]);
+    assert_eq!(node.ask(&["volume", "show", "meanwhile"])["disk"], second.as_str());
+    node.ask(&["volume", "delete", "meanwhile", "--yes"]);
+    node.ask(&["host", "deny", "*"]);
+    node.ask(&["host", "allow", "nqn.2026-11.io.example:host"]);
+    assert_eq!(node.stop("TERM"), Some(0));
+
+    // Its superblocks are good, and nothing between them is.
+    fs::copy(&gone, &first).expect("copied");
+    let file = File::options().write(true).open(&first).expect("writable");
+    for mib in 1..127 {
+        file.write_all_at(&[0xa5; 1 << 20], mib << 20).expect("written");
+    }
+    let node = Node::start(&serve, &socket, None);
+    missing(&node, "checkpoint");
+    assert_eq!(node.stop("TERM"), Some(0));
+
+    fs::rename(&gone, &first).expect("moved back");
+    let node = Node::start(&serve, &socket, None);
+    assert_eq!(names(&node.ask(&["volume", "list"])), ["on-first", "on-second"]);
+    assert_eq!(node.ask(&["node"])["disks"][0]["state"], "ok");
+    assert_eq!(node.stop("TERM"), Some(0));
+}
+
+#[test]
+fn a_node_that_could_serve_nothing_does_not_start() {
+    let scratch = Scratch::new("nothing");
+    let (first, second) = (scratch.path("a"), scratch.path("b"));
+    File::create(&second).expect("writable").set_len(128 << 20).expect("sparse");
+    let config = configure(&scratch, "none.toml", &[&first, &second], "");
+    let socket = scratch.path("s");
+    let (code, _, text) = run(&["serve", "--config", &config, "--socket", &socket]);
+    assert_eq!(code, Some(1), "{text}");
+    for word in ["no disk can be served", &first, "no such file", &second, "not a formatted disk"] {
+        assert!(text.contains(word), "no {word} in {text}");
+    }
+    let directory = scratch.0.display().to_string();
+    let config = configure(&scratch, "wrong.toml", &[&directory, &second], "");
+    let (code, _, text) = run(&["serve", "--config", &config, "--socket", &socket]);
+    assert_eq!(code, Some(3), "what cannot be a disk was not meant: {text}");
+    assert!(text.contains("neither a regular file nor a block device"), "{text}");
+}
+
+#[test]
+fn a_journal_disk_is_not_taken_for_a_disk() {
+    let scratch = Scratch::new("wrong");
+    let (good, disk, journal) = (scratch.path("a"), scratch.path("b"), scratch.path("j"));
+    format_disks(&[&good]);
+    File::create(&journal).expect("writable").set_len(128 << 20).expect("sparse");
+    let format = ["disk", "format", &disk, "--size", "128MiB", "--journal", &journal];
+    assert_eq!(run(&format).0, Some(0));
+    let config = configure(&scratch, "wrong.toml", &[&good, &journal], "");
+    let socket = scratch.path("s");
+    let (code, _, text) = run(&["serve", "--config", &config, "--socket", &socket]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(text.contains(&journal) && text.contains("journal disk"), "{text}");
+
+    let journal_of = format!("{disk}\"\njournal = \"{journal}");
+    let config = configure(&scratch, "right.toml", &[&good, &journal_of], "");
+    fs::remove_file(&journal).expect("there");
+    let node = Node::start(&["serve", "--config", &config], &socket, None);
+    let disks = node.ask(&["node"])["disks"].clone();
+    assert_eq!(disks[1]["state"], "offline");
+    assert!(disks[1]["reason"].as_str().expect("why").contains(&journal), "{disks}");
+}
+
+#[test]
+fn a_node_goes_on_when_nobody_reads_what_it_says() {
+    let scratch = Scratch::new("unheard");
+    let (dir, socket, port, other) =
+        (scratch.path("d"), scratch.path("s"), free_port(), free_port());
+    let mut command = Command::new(PROGRAM);
+    command.args(["demo", "--dir", &dir, "--size", "64MiB", "--port", &port]);
+    command.args(["--discovery-port", &other, "--output", "json", "--socket", &socket]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut node = Node::begin(command, &socket);
+    let mut said = BufReader::new(node.child.stderr.take().expect("piped"));
+    said.read_line(&mut String::new()).expect("it says something");
+    drop(said);
+    for name in ["one", "two", "three"] {
+        node.ask(&["volume", "create", name, "1GiB"]);
+        // Events are logged twice a second.
+        std::thread::sleep(Duration::from_millis(600));
+    }
+    assert_eq!(names(&node.ask(&["volume", "list"])).len(), 4);
+    assert_eq!(node.stop("TERM"), Some(0));
 }

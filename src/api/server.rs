@@ -88,7 +88,7 @@ impl Server {
         let thread =
             std::thread::Builder::new().name("basalt-api".to_owned()).spawn(move || {
                 if let Err(error) = runtime.block_on(work) {
-                    eprintln!("basalt: the management API ended: {error}");
+                    crate::output::note(&format!("basalt: the management API ended: {error}"));
                 }
                 // Requests that wait on the node are not waited for.
                 runtime.shutdown_background();

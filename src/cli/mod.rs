@@ -3,7 +3,7 @@
 mod remote;
 
 use crate::failure::{Exit, Failure};
-use crate::output::Format;
+use crate::output::{Format, note};
 use crate::size::Size;
 use crate::{demo, disk, serve, socket};
 use clap::error::ErrorKind;
@@ -205,7 +205,10 @@ pub fn run() -> ExitCode {
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("basalt: {failure}");
+            match output {
+                Format::Table => note(&format!("basalt: {failure}")),
+                Format::Json => note(&failure.to_json()),
+            }
             ExitCode::from(failure.exit as u8)
         }
     }

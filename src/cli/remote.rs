@@ -4,7 +4,7 @@ use super::{EventOptions, Global, HostCommand, Resize, StatOptions, VolumeComman
 use crate::api::{Host, NewVolume, NodeInfo, VolumeChange, WAIT_MS_MAX};
 use crate::client::{Client, encode};
 use crate::failure::{Exit, Failure};
-use crate::output::{Format, Table, print, print_json, print_json_line};
+use crate::output::{Format, Table, note, print, print_json, print_json_line};
 use crate::size::Size;
 use crate::stat::rates;
 use dataplane::node::{
@@ -142,8 +142,21 @@ pub(super) fn node(global: &Global) -> Result<(), Failure> {
         info.name,
         info.nqn,
         info.version,
-        addresses.join(" ")
-    ))
+        addresses.join(" "),
+        table.render()
+    ))?;
+    tell_offline(&disks);
+    Ok(())
+}
+
+/// Says on standard error which disks are not served, and why.
+fn tell_offline(disks: &[DiskInfo]) {
+    for disk in disks {
+        if let Some(reason) = &disk.reason {
+            let path = &disk.path;
+            note(&format!("basalt: disk {path} is offline, its volumes with it: {reason}"));
+        }
+    }
 }
 
 pub(super) fn stat(options: &StatOptions, global: &Global) -> Result<(), Failure> {
