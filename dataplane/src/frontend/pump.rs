@@ -139,7 +139,7 @@ impl Frontend {
         let Outcome { origin, result } = outcome;
         let index = origin.connection;
         let entry = self.entries[index as usize].as_mut().expect("drained before it is forgotten");
-        let mut door = around(index, s);
+        let mut door = around(index, entry.connection.protocol.held(), s);
         entry.connection.protocol.complete(origin.ticket, result, &mut door);
         self.mark_dirty(index);
     }
@@ -282,7 +282,8 @@ impl Frontend {
             let landed = received.min(range.len());
             received -= landed;
             if connection.state == State::Open {
-                connection.protocol.landed(buf, range, landed, &mut around(index, s));
+                let mut door = around(index, connection.protocol.held(), s);
+                connection.protocol.landed(buf, range, landed, &mut door);
             }
         }
         if is_over {
@@ -310,7 +311,7 @@ impl Frontend {
             self.mark_dirty(index);
             return;
         }
-        let mut door = around(index, s);
+        let mut door = around(index, connection.protocol.held(), s);
         if connection.protocol.starved() {
             connection.protocol.resume(door.around.now, &mut door);
         }
@@ -361,7 +362,8 @@ impl Frontend {
             return self.advance(index, s);
         }
         if entry.connection.state == State::Open && entry.connection.moving.is_none() {
-            entry.connection.protocol.resume(s.now, &mut around(index, s));
+            let mut door = around(index, entry.connection.protocol.held(), s);
+            entry.connection.protocol.resume(door.around.now, &mut door);
             put_events(&mut entry.connection, s);
         }
         self.note_starved(index);
@@ -593,9 +595,10 @@ fn ask<O: Post>(
     }
 }
 
-fn around<'a, 'b, O>(index: u32, s: &'a mut Surrounding<'b, O>) -> Door<'a, O> {
+fn around<'a, 'b, O>(index: u32, held: usize, s: &'a mut Surrounding<'b, O>) -> Door<'a, O> {
     Door {
         connection: index,
+        held,
         requests: s.requests,
         around: Around { now: s.now, routes: s.routes, pool: s.pool, out: s.out },
     }
@@ -604,6 +607,8 @@ fn around<'a, 'b, O>(index: u32, s: &'a mut Surrounding<'b, O>) -> Door<'a, O> {
 /// What a connection sees of its core.
 struct Door<'a, O> {
     connection: u32,
+    /// Bytes of buffers that the connection's commands hold.
+    held: usize,
     requests: &'a mut Requests,
     around: Around<'a, O>,
 }
@@ -616,20 +621,30 @@ impl<O: Outbound> Surroundings for Door<'_, O> {
     }
 
     fn alloc_for_host_data(&mut self, len: usize) -> Option<Buf> {
-        // What hosts still have to fill must not take the buffers that let others go on.
-        let pool = self.around.pool;
-        if pool.is_low() { None } else { pool.alloc(len) }
+        self.alloc_for_host(len)
     }
 
     fn alloc_for_read(&mut self, len: usize) -> Option<Buf> {
-        // Nor what hosts still have to take.
-        let pool = self.around.pool;
-        if pool.is_scarce() { None } else { pool.alloc(len) }
+        self.alloc_for_host(len)
     }
 
     fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Buf>) {
         let origin = Origin { connection: self.connection, ticket };
         self.requests.submit(origin, volume, request, &mut self.around);
+    }
+}
+
+impl<O> Door<'_, O> {
+    /// What hosts still have to fill, or to take, must not take the buffers that let others go on:
+    /// the last quarter is for connections that hold nothing, the last sixteenth for none.
+    fn alloc_for_host(&mut self, len: usize) -> Option<Buf> {
+        let pool = self.around.pool;
+        if pool.is_scarce() || (self.held > 0 && pool.is_low()) {
+            return None;
+        }
+        let buf = pool.alloc(len)?;
+        self.held += len;
+        Some(buf)
     }
 }
 

@@ -278,8 +278,14 @@ impl<B: Buffer> Connection<B> {
     fn may_hold(&self, bytes: usize, for_host_data: bool) -> bool {
         let max = self.config.buffers_max;
         let max = if for_host_data { max - max / 4 } else { max };
-        let held = self.slots.held() + self.in_sink;
+        let held = self.held();
         held == 0 || held + bytes <= max
+    }
+
+    /// Bytes of buffers that its commands hold, those whose data are being sent included.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.slots.held() + self.in_sink
     }
 
     /// Whether the socket is to be closed now. While a terminate request waits to be sent, and for
