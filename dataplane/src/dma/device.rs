@@ -64,10 +64,10 @@ impl DeviceMemory {
         self.shared.address + (self.offset + offset) as u64
     }
 
-    /// Splits off everything from byte `at`, a multiple of 8: for another owner.
+    /// Splits off everything from byte `at`, a multiple of 4: for another owner.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Self {
-        assert!(at.is_multiple_of(8) && at > 0 && at < self.len, "split at {at} of {}", self.len);
+        assert!(at.is_multiple_of(4) && at > 0 && at < self.len, "split at {at} of {}", self.len);
         let tail = Self {
             shared: Arc::clone(&self.shared),
             // SAFETY: within our part.
@@ -77,6 +77,13 @@ impl DeviceMemory {
         };
         self.len = at;
         tail
+    }
+
+    /// The same memory for an emulated device on the same core.
+    #[cfg(any(test, feature = "bench"))]
+    pub(crate) fn other_side(&self) -> Self {
+        let shared = Arc::clone(&self.shared);
+        Self { shared, start: self.start, offset: self.offset, len: self.len }
     }
 
     /// Loads 32 bits; what the device wrote before them is seen by loads after this one.
@@ -162,7 +169,9 @@ impl DeviceMemory {
     fn place(&self, offset: usize, size: usize) -> NonNull<u8> {
         let align = size.min(8);
         assert!(
-            offset.is_multiple_of(align) && size <= self.len && offset <= self.len - size,
+            (self.offset + offset).is_multiple_of(align)
+                && size <= self.len
+                && offset <= self.len - size,
             "{offset}+{size} of {}",
             self.len
         );

@@ -9,11 +9,15 @@
 
 mod arena;
 mod buf;
+#[cfg(any(test, feature = "sim"))]
+mod bus;
 mod device;
 mod region;
 
 pub use arena::{Arena, ArenaError, Pool};
 pub use buf::{Buf, Slice};
+#[cfg(any(test, feature = "sim"))]
+pub use bus::{EmulatedBus, Fault};
 pub use device::{ArenaMap, DeviceMemory, Span, Unmap};
 pub use region::Region;
 

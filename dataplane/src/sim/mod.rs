@@ -7,6 +7,8 @@ mod host;
 mod model;
 #[cfg(any(test, feature = "sim"))]
 mod network;
+#[cfg(any(test, feature = "sim"))]
+pub mod nvme;
 mod random;
 #[cfg(any(test, feature = "sim"))]
 mod world;
