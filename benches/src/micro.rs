@@ -6,9 +6,11 @@
 use crate::initiator::{io_capsule, set_up_capsules};
 use anyhow::{Context, Result, ensure};
 use dataplane::core::mailbox::mailbox;
-use dataplane::disk::Shared;
+use dataplane::disk::nvme::null_disk;
 use dataplane::disk::ram::RamDisk;
+use dataplane::disk::{Disk, Op, Shared, WriteData};
 use dataplane::dma::{Arena, Buf, PAGE, Pool};
+use dataplane::hardware::CoreTime;
 use dataplane::store::{
     self, ChunkKey, Completion, Extent, FormatOptions, OpenOptions, Request, Shard, VolumeId,
 };
@@ -40,6 +42,7 @@ pub(crate) fn run() -> Result<()> {
     crc();
     buffers();
     mailboxes();
+    nvme()?;
     connection()?;
     shard()
 }
@@ -88,6 +91,49 @@ fn mailboxes() {
             black_box(receiver.receive());
         }
     });
+}
+
+/// The NVMe driver against a device that completes at once and moves no data: submission, doorbell,
+/// completion, with the buffer's way through it.
+fn nvme() -> Result<()> {
+    const COUNT: usize = 32 << 10;
+    let arena = Arena::new(16 << 20, 1)?;
+    let pool = arena.pool(0);
+    for (what, len) in [("4 KiB", PAGE), ("128 KiB", 32 * PAGE)] {
+        for is_write in [false, true] {
+            let mut disk = null_disk(&arena, 256, CoreTime::default())?;
+            let mut done = Vec::with_capacity(DEPTH);
+            let mut reads: Vec<Buf> =
+                (0..DEPTH).map(|_| pool.alloc(len).expect("there is room")).collect();
+            let data = WriteData::One(pool.alloc(len).expect("there is room").freeze());
+            let name = if is_write { "write" } else { "read" };
+            let allocations = crate::allocations::count();
+            measure(&format!("NVMe driver: {what} {name}, null device"), COUNT, || {
+                for batch in 0..COUNT / DEPTH {
+                    for index in 0..DEPTH {
+                        let offset = ((batch * DEPTH + index) % 1024 * len) as u64;
+                        let op = if is_write {
+                            Op::Write { offset, data: data.clone(), fua: false }
+                        } else {
+                            Op::Read { offset, buf: reads.pop().expect("as many as in flight") }
+                        };
+                        disk.submit(index as u64, op);
+                    }
+                    disk.poll(&mut done);
+                    assert_eq!(done.len(), DEPTH);
+                    for completion in done.drain(..) {
+                        if let Op::Read { buf, .. } = completion.op {
+                            reads.push(buf);
+                        }
+                    }
+                }
+            });
+            // The measurement's own are a few.
+            let allocations = crate::allocations::count() - allocations;
+            ensure!(allocations < 100, "{allocations} allocations in {} commands", ROUNDS * COUNT);
+        }
+    }
+    Ok(())
 }
 
 /// The core around a connection: every read is done as soon as it is asked for.

@@ -132,7 +132,14 @@ impl<'a> Rig<'a> {
         (op, result)
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) {
+    fn write(&mut self, mut offset: u64, bytes: &[u8]) {
+        for part in bytes.chunks(self.disk.info().transfer_max) {
+            self.write_at_once(offset, part);
+            offset += part.len() as u64;
+        }
+    }
+
+    fn write_at_once(&mut self, offset: u64, bytes: &[u8]) {
         let (op, result) = self.execute(self.write_op(offset, bytes, false));
         result.expect("a write succeeds");
         let Op::Write { offset: same, data, .. } = op else { panic!("{op:?} was a write") };
@@ -141,6 +148,12 @@ impl<'a> Rig<'a> {
     }
 
     fn read(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let most = self.disk.info().transfer_max;
+        let parts = (0..len).step_by(most);
+        parts.flat_map(|at| self.read_at_once(offset + at as u64, most.min(len - at))).collect()
+    }
+
+    fn read_at_once(&mut self, offset: u64, len: usize) -> Vec<u8> {
         let (op, result) = self.execute(self.read_op(offset, len));
         result.expect("a read succeeds");
         let Op::Read { offset: same, buf } = op else { panic!("{op:?} was a read") };
@@ -264,6 +277,9 @@ fn gathered_writes(rig: &mut Rig) {
             let len = block * (1 + index % 2);
             segments.push(buf.freeze().slice(block, len));
             expected.extend_from_slice(&bytes[block..block + len]);
+        }
+        if expected.len() > rig.disk.info().transfer_max {
+            continue;
         }
         let offset = 8 * PAGE as u64;
         let before = pattern(block, 1);

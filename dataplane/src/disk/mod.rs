@@ -7,6 +7,7 @@
 pub mod conformance;
 pub mod health;
 pub mod kernel;
+pub mod nvme;
 pub mod ram;
 mod shared;
 
@@ -117,6 +118,9 @@ pub enum Error {
     /// The device does not have this operation.
     #[error("operation not supported by the device")]
     Unsupported,
+    /// What was compared is not what is on the medium.
+    #[error("compared data differ")]
+    Mismatch,
     /// The device is gone.
     #[error("device removed")]
     Removed,

@@ -23,7 +23,7 @@ use std::os::fd::BorrowedFd;
 /// buffers; a read happens before everything that it loads afterwards.
 ///
 /// A device that is gone reads as all ones and ignores writes: data, for the driver to handle.
-pub trait Registers: Send {
+pub trait Registers: Send + 'static {
     /// Bytes in the window.
     fn size(&self) -> usize;
 
@@ -43,7 +43,7 @@ pub trait Registers: Send {
 /// An interrupt of a device, for a core that wants to sleep.
 ///
 /// Made disarmed: while a core polls, no interrupt is raised.
-pub trait Interrupt: Send {
+pub trait Interrupt: Send + 'static {
     /// Becomes readable when the interrupt is raised. Whoever was woken reads the eight bytes.
     fn fd(&self) -> BorrowedFd<'_>;
 
@@ -81,10 +81,10 @@ pub enum Presence {
 ///   or after [`Device`] itself was dropped.
 pub trait Device: Send + 'static {
     /// A handle on the registers; each core has its own.
-    type Registers: Registers + Clone + 'static;
+    type Registers: Registers + Clone;
 
     /// One interrupt.
-    type Interrupt: Interrupt + 'static;
+    type Interrupt: Interrupt;
 
     /// Where the device is plugged in (`0000:01:00.0`), for people.
     fn name(&self) -> &str;
