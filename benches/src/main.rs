@@ -5,6 +5,7 @@ mod initiator;
 mod load;
 mod micro;
 mod plot;
+mod spdk;
 mod suite;
 
 use anyhow::Result;

@@ -6,8 +6,9 @@
 use crate::allocations;
 use crate::load::{self, Load, Measured, Pattern};
 use crate::plot;
+use crate::spdk::{self, Spdk};
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use dataplane::disk::kernel::{Allocation, KernelFile, KernelOptions, SelfDriven, create_file};
 use dataplane::dma::Arena;
 use dataplane::node::{
@@ -46,12 +47,33 @@ pub(crate) struct Suite {
     /// Processor of the load generator.
     #[arg(long, default_value_t = 1)]
     load_core: usize,
-    /// Leave the file-backed disk and its comparison with fio out.
+    /// Parts to run; all that can be, when not given.
+    #[arg(long, value_delimiter = ',')]
+    parts: Vec<Part>,
+    /// A built tree of SPDK, for the part `spdk`.
     #[arg(long)]
-    ram_only: bool,
+    spdk: Option<PathBuf>,
     /// Figures of fio in a guest, which join the others.
     #[arg(long, value_name = "FILE")]
     guest: Option<PathBuf>,
+}
+
+/// A part of the suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// A disk in memory.
+    Ram,
+    /// A disk in a file, in turns with fio.
+    File,
+    /// A disk in memory, in turns with SPDK's target.
+    Spdk,
+}
+
+impl Suite {
+    fn has(&self, part: Part) -> bool {
+        let is_possible = part != Part::Spdk || self.spdk.is_some();
+        if self.parts.is_empty() { is_possible } else { self.parts.contains(&part) }
+    }
 }
 
 /// One cell of the table.
@@ -110,9 +132,15 @@ struct GuestCell {
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     allocations::exempt_this_thread();
     std::fs::create_dir_all(&suite.out)?;
-    let mut cells = ram_cells(suite)?;
-    let mut comparisons = Vec::new();
-    if !suite.ram_only {
+    let (mut cells, mut comparisons) = (Vec::new(), Vec::new());
+    if suite.has(Part::Ram) {
+        cells = ram_cells(suite)?;
+    }
+    if suite.has(Part::Spdk) {
+        let tree = suite.spdk.as_ref().context("`--parts spdk` needs `--spdk TREE`")?;
+        spdk_cells(suite, tree, &mut comparisons)?;
+    }
+    if suite.has(Part::File) {
         file_cells(suite, &mut cells, &mut comparisons)?;
     }
     let guest = suite.guest.as_deref().map(read_guest).transpose()?;
@@ -132,19 +160,60 @@ fn read_guest(path: &Path) -> Result<Guest> {
 }
 
 fn ram_cells(suite: &Suite) -> Result<Vec<Cell>> {
-    let node = Node::start(suite, DiskSource::Ram { size: DISK, shards: 1 })?;
+    let node = Node::start(suite, DiskSource::Ram { size: DISK, shards: 1 }, true)?;
     node.fill(suite)?;
     let mut cells = Vec::new();
-    for pattern in [Pattern::RandRead, Pattern::RandWrite] {
-        for depth in [1, 4, 16, 32, 64, 128] {
-            cells.push(node.cell(suite, "ram", pattern, 4096, depth)?);
-        }
-    }
-    for pattern in [Pattern::Read, Pattern::Write] {
-        cells.push(node.cell(suite, "ram", pattern, 128 << 10, 32)?);
+    for (pattern, size, depth) in ram_workloads(&[1, 4, 16, 32, 64, 128]) {
+        cells.push(node.cell(suite, "ram", pattern, size, depth)?);
     }
     node.stop()?;
     Ok(cells)
+}
+
+fn ram_workloads(depths: &[u16]) -> Vec<(Pattern, usize, u16)> {
+    let mut workloads = Vec::new();
+    for pattern in [Pattern::RandRead, Pattern::RandWrite] {
+        workloads.extend(depths.iter().map(|&depth| (pattern, 4096, depth)));
+    }
+    for pattern in [Pattern::Read, Pattern::Write] {
+        workloads.extend([(pattern, 128 << 10, 8), (pattern, 128 << 10, 32)]);
+    }
+    workloads
+}
+
+/// The verified store in memory beside SPDK's malloc disk, one core each in turns, by one load
+/// generator. Ours sleeps while the peer is measured; the peer, which cannot, is stopped.
+fn spdk_cells(suite: &Suite, tree: &Path, comparisons: &mut Vec<Comparison>) -> Result<()> {
+    let peer = Spdk::start(tree, &suite.out, suite.node_core, VOLUME)?;
+    let node = Node::start(suite, DiskSource::Ram { size: DISK, shards: 1 }, false)?;
+    node.fill(suite)?;
+    let at_peer = |load: Load| -> Result<Measured> {
+        peer.resume()?;
+        let measured =
+            load::run(&Load { address: peer.address, subsystem: spdk::NQN.into(), ..load })?;
+        peer.pause()?;
+        Ok(measured)
+    };
+    at_peer(node.filling(suite))?;
+    for (pattern, size, depth) in ram_workloads(&[1, 32, 128]) {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..suite.runs {
+            let load = node.load(suite, pattern, size, depth);
+            ours.push(load::run(&load)?);
+            theirs.push(at_peer(load)?);
+        }
+        let ours = median(ours, |measured| measured.iops);
+        let theirs = median(theirs, |measured| measured.iops);
+        comparisons.push(Comparison {
+            what: format!("memory, {} KiB {pattern:?}, depth {depth}", size >> 10),
+            ours_iops: ours.iops,
+            ours_mean_us: ours.mean_us,
+            peer: "SPDK nvmf_tgt, malloc",
+            peer_iops: theirs.iops,
+            peer_mean_us: theirs.mean_us,
+        });
+    }
+    node.stop()
 }
 
 /// Small random writes on a file, in turns with fio on another file of the same file system.
@@ -160,7 +229,7 @@ fn file_cells(
         create_file(path, DISK, Allocation::Written, &mut |_| {})?;
     }
     format(&disk)?;
-    let node = Node::start(suite, DiskSource::Path(disk.clone()))?;
+    let node = Node::start(suite, DiskSource::Path(disk.clone()), true)?;
     node.fill(suite)?;
     for depth in [1, 32] {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -211,13 +280,13 @@ struct Node {
 }
 
 impl Node {
-    fn start(suite: &Suite, source: DiskSource) -> Result<Self> {
+    fn start(suite: &Suite, source: DiskSource, poll: bool) -> Result<Self> {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let handle = start(&NodeConfig {
             name: "bench".into(),
             nqn: NQN.into(),
             cores: vec![suite.node_core],
-            poll: true,
+            poll,
             buffers_per_core: 256 << 20,
             metadata_cache: 64 << 20,
             disks: vec![DiskConfig { source, journal: None }],
@@ -260,10 +329,14 @@ impl Node {
 
     /// Writes the whole volume once, so that everything read is really there.
     fn fill(&self, suite: &Suite) -> Result<()> {
+        load::run(&self.filling(suite))?;
+        Ok(())
+    }
+
+    fn filling(&self, suite: &Suite) -> Load {
         let mut load = self.load(suite, Pattern::Write, 128 << 10, 16);
         load.commands = Some(VOLUME / load.size as u64);
-        load::run(&load)?;
-        Ok(())
+        load
     }
 
     fn cell(

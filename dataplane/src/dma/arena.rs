@@ -2,7 +2,7 @@
 
 use super::{Buf, PAGE};
 use crossbeam_queue::ArrayQueue;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,11 +68,48 @@ impl Inner {
     }
 
     pub(super) fn release(&self, root: Root) {
-        if self.counts[root.page as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
+        let count = &self.counts[root.page as usize];
+        // The last user needs no locked instruction, which would wait for every store before it:
+        // nobody can become another user meanwhile.
+        if self.is_last(root) {
+            count.store(0, Ordering::Relaxed);
+        } else if count.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        if !self.return_home(root) {
             let returned = self.returns[usize::from(root.pool)].push(root);
             assert!(returned.is_ok(), "the return queue holds every page of its pool");
         }
     }
+
+    /// Gives an allocation back without the queue between cores, if this is the thread of its pool.
+    fn return_home(&self, root: Root) -> bool {
+        HOME.with_borrow_mut(|home| match home {
+            Some(home) if home.is_of(self, root.pool) => {
+                home.returned.push(root);
+                true
+            }
+            _ => false,
+        })
+    }
+}
+
+/// What came back to the pool of this thread from this thread.
+struct Home {
+    arena: *const Inner,
+    pool: u8,
+    /// Has room for every page of the pool.
+    returned: Vec<Root>,
+}
+
+impl Home {
+    fn is_of(&self, arena: &Inner, pool: u8) -> bool {
+        std::ptr::eq(self.arena, arena) && self.pool == pool
+    }
+}
+
+thread_local! {
+    static HOME: RefCell<Option<Home>> = const { RefCell::new(None) };
 }
 
 /// Why an arena could not be made.
@@ -208,6 +245,8 @@ fn map_with(bytes: usize, flags: MapFlags) -> Result<NonNull<u8>, ArenaError> {
     // SAFETY: a new anonymous mapping at an address of the kernel's choice.
     let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, flags) };
     let memory = mapped.map_err(|source| ArenaError::Map { bytes, source })?;
+    // SAFETY: the range has just been mapped. Huge pages are a hint that may be refused.
+    let _ = unsafe { madvise(memory, bytes, Advice::LinuxHugepage) };
     Ok(NonNull::new(memory.cast()).expect("the kernel maps nothing at address zero"))
 }
 
@@ -247,6 +286,15 @@ impl Pool {
         Some(Buf::new(self.inner, root, 1 << order, len as u32))
     }
 
+    /// Makes this the pool of the calling thread, which stays so: what the thread gives back to it
+    /// takes the short way.
+    pub fn settle_here(&self) {
+        let returned = Vec::with_capacity(self.pages as usize);
+        let home = Home { arena: self.inner, pool: self.pool, returned };
+        let before = HOME.replace(Some(home));
+        assert!(before.is_none(), "a thread has one pool");
+    }
+
     /// Bytes that are free now.
     #[must_use]
     pub fn available(&self) -> usize {
@@ -281,12 +329,22 @@ impl Pool {
     }
 
     fn take_returns(&self, free: &mut [Vec<u32>; ORDERS]) {
-        let returns = &self.inner.returns[usize::from(self.pool)];
-        while let Some(root) = returns.pop() {
+        let mut take = |root: Root| {
             free[usize::from(root.order)].push(root.page);
             self.may_merge.set(true);
             self.free_pages.set(self.free_pages.get() + (1 << root.order));
+        };
+        let returns = &self.inner.returns[usize::from(self.pool)];
+        // Looking whether it is empty is cheap, trying to take is not.
+        while !returns.is_empty() {
+            let Some(root) = returns.pop() else { break };
+            take(root);
         }
+        HOME.with_borrow_mut(|home| {
+            if let Some(home) = home.as_mut().filter(|home| home.is_of(self.inner, self.pool)) {
+                home.returned.drain(..).for_each(take);
+            }
+        });
     }
 }
 
@@ -333,6 +391,23 @@ mod tests {
         drop(second);
         let again = (pool.alloc(PAGE).unwrap(), pool.alloc(PAGE).unwrap());
         assert_eq!((again.1.arena_page(), again.0.arena_page()), pages);
+    }
+
+    #[test]
+    fn a_pool_at_home_gets_back_what_any_thread_frees() {
+        let pool = Arena::new(2 * BUF_MAX, 1).unwrap().pool(0);
+        let other = Arena::new(BUF_MAX, 1).unwrap().pool(0);
+        pool.settle_here();
+        let (here, there) = (pool.alloc(BUF_MAX).unwrap(), pool.alloc(BUF_MAX).unwrap());
+        let foreign = other.alloc(BUF_MAX).unwrap();
+        assert!(pool.alloc(1).is_none());
+        let shared = here.freeze();
+        let again = shared.clone();
+        std::thread::spawn(move || drop((there, shared))).join().unwrap();
+        assert_eq!((pool.available(), other.available()), (BUF_MAX, 0));
+        drop((again, foreign));
+        assert_eq!((pool.available(), other.available()), (2 * BUF_MAX, BUF_MAX));
+        assert!(pool.alloc(BUF_MAX).is_some() && other.alloc(BUF_MAX).is_some());
     }
 
     #[test]

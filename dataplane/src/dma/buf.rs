@@ -218,6 +218,13 @@ impl Slice {
         u64::from(self.buf.first_page) * PAGE as u64 + u64::from(self.offset)
     }
 
+    /// As [`Slice::slice`], of a slice that is not needed as a whole any more.
+    #[must_use]
+    pub fn narrow(self, offset: usize, len: usize) -> Self {
+        assert!(offset + len <= self.len as usize, "{offset}+{len} within {}", self.len);
+        Self { buf: self.buf, offset: self.offset + offset as u32, len: len as u32 }
+    }
+
     /// The whole allocation as a buffer again, if nobody else holds any part of it; dropped if not.
     #[must_use]
     pub fn reclaim(self) -> Option<Buf> {

@@ -12,6 +12,7 @@ mod buf;
 #[cfg(any(test, feature = "sim"))]
 mod bus;
 mod device;
+pub(crate) mod prefetch;
 mod region;
 
 pub use arena::{Arena, ArenaError, Pool};

@@ -1,7 +1,7 @@
 //! Plain memory outside the arena, made of nothing until it is written: what RAM disks are.
 
 use super::arena::ArenaError;
-use super::{PAGE, arena};
+use super::{PAGE, arena, prefetch};
 use rustix::mm::{Advice, madvise, munmap};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -32,8 +32,6 @@ impl Region {
     pub fn new(len: usize) -> Result<Self, ArenaError> {
         let len = len.next_multiple_of(PAGE).max(PAGE);
         let start = arena::map(len)?;
-        // SAFETY: the range has just been mapped. Huge pages are a hint that may be refused.
-        let _ = unsafe { madvise(start.as_ptr().cast(), len, Advice::LinuxHugepage) };
         Ok(Self { mapping: Arc::new(Mapping { start, len }), range: 0..len })
     }
 
@@ -100,6 +98,16 @@ impl Region {
         }
         self.bytes_mut()[range.start..pages.start].fill(0);
         self.bytes_mut()[pages.end..range.end].fill(0);
+    }
+
+    /// Has the processor fetch bytes that are soon read, or written, so that many such fetches
+    /// overlap. A hint.
+    pub fn prefetch(&self, range: Range<usize>, is_written: bool) {
+        assert!(range.start <= range.end && range.end <= self.len());
+        for at in range.step_by(prefetch::LINE) {
+            // SAFETY: within our part of the mapping.
+            prefetch::line(unsafe { self.start().add(at) }, is_written);
+        }
     }
 
     fn start(&self) -> *mut u8 {

@@ -13,12 +13,16 @@ use nvmeof_target::connection as protocol;
 use nvmeof_target::io::{BlockRequest, Now, Surroundings, TRANSFER_MAX, Ticket, VolumeIndex};
 use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
 use std::net::SocketAddr;
+use std::ops::Range;
 
 /// Connections for whose timers there is memory from the start.
 const TIMERS_USUAL: usize = 64;
 /// How often connections that wait for buffers are looked at when nothing else happens: those that
 /// other cores return say nothing.
 const RETRY_PERIOD: Now = Now::from_millis(1);
+/// Landing buffers from this size on get little staging beside them, and how much.
+const LANDING_LARGE: usize = 64 << 10;
+const STAGING_BESIDE_LARGE: usize = 4 << 10;
 /// Part of its core's buffers that one connection may hold.
 const POOL_SHARE: usize = 8;
 
@@ -327,8 +331,9 @@ impl Frontend {
             else {
                 unreachable!("looked at above")
             };
-            let staging = grown(staging, connection.staging_len(), s.pool);
+            let mut staging = grown(staging, connection.staging_len(), s.pool);
             let landing = connection.protocol.take_landing();
+            staging.set_len(staging_room(&staging, landing.as_ref()));
             s.net.receive(entry.socket, Rx { landing, staging });
         }
         self.note_starved(index);
@@ -544,10 +549,21 @@ fn report_errors<O: Post>(connection: &mut Connection, s: &mut Surrounding<'_, O
     }
 }
 
+/// Bytes that the next receive may take beside those that land: little where large data land one
+/// after another, since what comes into the staging buffer has to be copied.
+fn staging_room(staging: &Buf, landing: Option<&(Buf, Range<usize>)>) -> usize {
+    match landing {
+        Some((buf, _)) if buf.len() >= LANDING_LARGE => {
+            STAGING_BESIDE_LARGE.min(staging.capacity())
+        }
+        _ => staging.capacity(),
+    }
+}
+
 /// A staging buffer of `wanted` bytes if the pool can spare one, else the one that there is. What
 /// it holds is lost.
 fn grown(staging: Buf, wanted: usize, pool: &Pool) -> Buf {
-    if staging.len() >= wanted || pool.is_low() {
+    if staging.capacity() >= wanted || pool.is_low() {
         return staging;
     }
     pool.alloc(wanted).unwrap_or(staging)

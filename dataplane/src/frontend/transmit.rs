@@ -93,7 +93,7 @@ impl TxSink<Buf> for Gather {
     }
 
     fn data(&mut self, buf: Buf, range: Range<usize>) {
-        self.tx.parts.push(TxPart::Data(buf.freeze().slice(range.start, range.len())));
+        self.tx.parts.push(TxPart::Data(buf.freeze().narrow(range.start, range.len())));
     }
 }
 

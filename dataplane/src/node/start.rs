@@ -229,6 +229,7 @@ impl CoreThread {
         mounted: &Sender<Mounted>,
         go: &Receiver<Go>,
     ) {
+        self.pool.settle_here();
         let (ring, net) = match self.set_up() {
             Ok((ring, net, stage)) => {
                 let _ = ready.send(Ok(stage));

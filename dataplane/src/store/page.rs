@@ -3,6 +3,7 @@
 use super::bits::BlockSet;
 use super::map::Owner;
 use arrayvec::ArrayVec;
+use crate::dma::prefetch;
 use storage_spec::crc32c;
 use storage_spec::disk::{self, BLOCK, REGION_BLOCKS, SLAB_BLOCKS, SLAB_REGIONS, Sealed, SlabPage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -39,6 +40,11 @@ impl Page {
     /// What the bytes of `block` must have as checksum; `None` where it holds nothing.
     pub(super) fn crc(&self, block: u16) -> Option<u32> {
         self.allocated.contains(block).then(|| self.crcs[usize::from(block)])
+    }
+
+    /// Has the checksum of `block` fetched while its data are on their way.
+    pub(super) fn prefetch(&self, block: u16) {
+        prefetch::value(&self.crcs[usize::from(block)]);
     }
 
     /// Whether `block` answers reads with an error whatever is on the medium.

@@ -65,6 +65,7 @@ impl Shard {
     fn read_blocks(&mut self, at: u32, first: u16, buf: Buf) {
         let operation = &mut self.operations[at];
         operation.io += 1;
+        self.cache.slots[operation.slot as usize].page.prefetch(first);
         let offset = self.areas.data_offset(operation.slab, first);
         self.data.read(What::Read, at, offset, buf);
     }

@@ -343,11 +343,16 @@ impl Pending {
             self.parts.push(None);
         }
         if matches!(kind, Kind::Write | Kind::Partial { .. }) {
-            operation.data = self.data.as_ref().map(|data| {
-                let start = (from / B * B - self.origin) as usize;
-                let rest = data.len() - start;
-                data.slice(start, rest.min(BLOCK.max((to - from) as usize)))
-            });
+            let start = (from / B * B - self.origin) as usize;
+            let cut = |data: &Slice| (data.len() - start).min(BLOCK.max((to - from) as usize));
+            operation.data = if to == self.end {
+                self.data.take().map(|data| {
+                    let len = cut(&data);
+                    data.narrow(start, len)
+                })
+            } else {
+                self.data.as_ref().map(|data| data.slice(start, cut(data)))
+            };
         }
         operation
     }

@@ -15,7 +15,7 @@ use super::sweep::Sweep;
 use super::{
     Completion, Counters, Error, Event, Mode, MountError, OpenOptions, Space, VolumeId, port,
 };
-use crate::disk::{self, Disk, Op};
+use crate::disk::{self, Disk, Op, WriteData};
 use crate::dma::{Buf, Pool, Slice};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -403,7 +403,9 @@ impl Shard {
             (What::Reread, Op::Read { buf, .. }) => self.reread_done(index, buf, result),
             (What::PageRead, Op::Read { buf, .. }) => self.page_read(index, buf, result),
             (What::PageWrite, Op::Write { data, .. }) => self.page_written(index, data, result),
-            (What::Data, _) => self.data_written(index, result),
+            (What::Data, Op::Write { data: WriteData::One(data), .. }) => {
+                self.data_written(index, data, result);
+            }
             (What::Destage, Op::Write { data, .. }) => self.destaged(index, data),
             (What::Journal, Op::Write { data, .. }) => self.journal_written(data),
             (What::Content, Op::Write { data, .. }) => self.content_written(data),
@@ -414,7 +416,7 @@ impl Shard {
         }
     }
 
-    fn journal_written(&mut self, data: disk::WriteData) {
+    fn journal_written(&mut self, data: WriteData) {
         let mut members = std::mem::take(&mut self.members);
         self.journal.part_done(data, &mut members);
         for member in members.drain(..) {

@@ -15,6 +15,7 @@ use super::request::is_request;
 use super::shard::{NOTHING, Shard};
 use super::{Error, Mode};
 use crate::disk::{self, WriteData};
+use crate::dma::Slice;
 use storage_spec::crc32c;
 use storage_spec::disk::BLOCK;
 
@@ -130,7 +131,7 @@ impl Shard {
         let operation = &mut self.operations[at];
         operation.io += 1;
         let offset = self.areas.data_offset(operation.slab, operation.first);
-        let data = operation.data.clone().expect("a write has data");
+        let data = operation.data.take().expect("a write has data");
         self.data.write_one(What::Data, at, offset, data, Class::Prompt);
     }
 
@@ -145,19 +146,19 @@ impl Shard {
         }
     }
 
-    /// The data are durable in place.
-    pub(super) fn data_written(&mut self, at: u32, result: Result<(), disk::Error>) {
+    /// The data are durable in place, and come back.
+    pub(super) fn data_written(&mut self, at: u32, data: Slice, result: Result<(), disk::Error>) {
         let is_harmless = self.is_harmless(at, result);
         let operation = &mut self.operations[at];
         operation.io -= 1;
         if is_harmless && !self.is_failed {
             operation.kind = Kind::TakeBack(false);
-            operation.data = None;
             if !operation.waits_for_journal {
                 self.run_take_back(at);
             }
             return;
         }
+        operation.data = Some(data);
         if operation.waits_for_journal {
             return;
         }
