@@ -5,23 +5,17 @@ pub(super) const LINE: usize = 64;
 
 /// Fetches the line of `value` that holds its first byte.
 pub(crate) fn value<T>(value: &T) {
-    line(std::ptr::from_ref(value).cast(), false);
+    line(std::ptr::from_ref(value).cast());
 }
 
-/// Fetches one line, to be read or to be written.
+/// Fetches one line.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn line(at: *const u8, is_written: bool) {
-    use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+pub(super) fn line(at: *const u8) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch changes nothing and does not fault, whatever the address.
-    unsafe {
-        if is_written {
-            _mm_prefetch::<_MM_HINT_ET0>(at.cast());
-        } else {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        }
-    }
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
 /// As above, where stable Rust has no such instruction.
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn line(_: *const u8, _: bool) {}
+pub(super) fn line(_: *const u8) {}

@@ -100,13 +100,12 @@ impl Region {
         self.bytes_mut()[pages.end..range.end].fill(0);
     }
 
-    /// Has the processor fetch bytes that are soon read, or written, so that many such fetches
-    /// overlap. A hint.
-    pub fn prefetch(&self, range: Range<usize>, is_written: bool) {
+    /// Has the processor fetch bytes that are soon read, so that many such fetches overlap. A hint.
+    pub fn prefetch(&self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.len());
         for at in range.step_by(prefetch::LINE) {
             // SAFETY: within our part of the mapping.
-            prefetch::line(unsafe { self.start().add(at) }, is_written);
+            prefetch::line(unsafe { self.start().add(at) });
         }
     }
 

@@ -99,6 +99,7 @@ impl Shard {
             (true, Mode::Intent) if bytes > self.options.payload_max as usize => Path::Ordered,
             _ => Path::Payload,
         };
+        page.prefetch(first);
         let payload_blocks = if path == Path::Payload { u32::from(count) } else { 0 };
         if !self.journal.admits(record::write_len(count), payload_blocks) {
             operation.is_running = true;

@@ -15,7 +15,7 @@ const QUEUE_DEPTH: usize = 1024;
 /// Bytes that one poll copies: well within a second-level cache.
 const POLL_BYTES: usize = 256 << 10;
 
-/// Bytes of an operation that are fetched ahead; the processor does the rest by itself.
+/// Bytes of a read that are fetched ahead; the processor does the rest by itself.
 const PREFETCH_MAX: u64 = 4096;
 
 /// Largest transfer in bytes.
@@ -101,12 +101,10 @@ impl RamDisk {
     }
 
     fn prefetch(&self, op: &Op) {
-        let (offset, len, is_written) = match op {
-            Op::Read { offset, buf } => (*offset, buf.len() as u64, false),
-            Op::Write { offset, data, .. } => (*offset, data.len() as u64, true),
-            _ => return,
-        };
-        self.memory.prefetch(self.range(offset, len.min(PREFETCH_MAX)), is_written);
+        if let Op::Read { offset, buf } = op {
+            let len = (buf.len() as u64).min(PREFETCH_MAX);
+            self.memory.prefetch(self.range(*offset, len));
+        }
     }
 
     fn range(&self, offset: u64, len: u64) -> Range<usize> {
