@@ -58,6 +58,9 @@ pub(crate) struct Load {
     /// Bytes of the namespace that are used.
     #[arg(long, default_value_t = 1 << 30)]
     pub(crate) span: u64,
+    /// Bytes from one position to the next; the command's size when not given.
+    #[arg(long)]
+    pub(crate) stride: Option<u64>,
     /// Commands in flight on each queue.
     #[arg(long, default_value_t = 32)]
     pub(crate) depth: u16,
@@ -73,6 +76,12 @@ pub(crate) struct Load {
     /// Stop after this many commands instead (for filling: span / size).
     #[arg(long)]
     pub(crate) commands: Option<u64>,
+}
+
+impl Load {
+    fn stride(&self) -> u64 {
+        self.stride.unwrap_or(self.size as u64)
+    }
 }
 
 /// What was measured.
@@ -146,7 +155,7 @@ struct Positions {
 }
 
 impl Positions {
-    /// The next position, in units of the command's size.
+    /// The next position, in strides.
     fn next(&mut self) -> u64 {
         if self.is_random {
             self.state ^= self.state << 13;
@@ -194,7 +203,7 @@ pub(crate) fn run(load: &Load) -> Result<Measured> {
     let positions = Positions {
         state: 0x9E37_79B9_7F4A_7C15,
         next: 0,
-        count: load.span / load.size as u64,
+        count: load.span / load.stride(),
         is_random: load.pattern.is_random(),
     };
     let mut run = Run {
@@ -267,7 +276,7 @@ impl Run<'_> {
 
     fn start(&mut self, lane: usize, command: u16) {
         let blocks = self.load.size / self.load.block;
-        let lba = self.positions.next() * blocks as u64;
+        let lba = self.positions.next() * self.load.stride() / self.load.block as u64;
         let now = self.now();
         let lane = &mut self.lanes[lane];
         lane.started[usize::from(command)] = now;

@@ -5,6 +5,7 @@ mod initiator;
 mod load;
 mod micro;
 mod plot;
+mod size;
 mod spdk;
 mod suite;
 
@@ -21,6 +22,8 @@ enum Command {
     Load(load::Load),
     /// Nanoseconds per operation of the parts.
     Micro,
+    /// Memory of a node with a large thin volume, and time to its first I/O.
+    Size(size::Size),
     /// Runs a node and every cell of the table; writes JSON and an image.
     Suite(suite::Suite),
 }
@@ -35,6 +38,7 @@ fn main() -> Result<()> {
     match command {
         Command::Load(load) => println!("{}", serde_json::to_string(&load::run(&load)?)?),
         Command::Micro => micro::run()?,
+        Command::Size(size) => size::run(&size)?,
         Command::Suite(suite) => suite::run(&suite)?,
     }
     Ok(())

@@ -7,12 +7,13 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Subsystem of the peer; its namespace 1 is the malloc disk.
 pub(crate) const NQN: &str = "nqn.2016-06.io.spdk:bench";
 const BLOCK: u64 = 4096;
-const START_MAX: Duration = Duration::from_secs(30);
+const START_TRIES: u32 = 600;
+const START_PERIOD: Duration = Duration::from_millis(50);
 /// Huge pages of 2 MiB beside the disk: buffers of the transport and of DPDK.
 const HUGE_PAGES_BESIDE: u64 = 768;
 
@@ -70,15 +71,16 @@ impl Spdk {
     }
 
     fn wait_until_listening(&mut self, out: &Path) -> Result<()> {
-        let start = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
-            let ended = self.child.try_wait()?;
-            if ended.is_some() || start.elapsed() > START_MAX {
-                bail!("SPDK's target did not start: see {}/spdk.log", out.display());
+        for _ in 0..START_TRIES {
+            if TcpStream::connect(self.address).is_ok() {
+                return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            if self.child.try_wait()?.is_some() {
+                break;
+            }
+            std::thread::sleep(START_PERIOD);
         }
-        Ok(())
+        bail!("SPDK's target did not start: see {}/spdk.log", out.display());
     }
 }
 

@@ -319,6 +319,7 @@ impl Node {
             size,
             block: 4096,
             span: VOLUME,
+            stride: None,
             depth,
             queues: 1,
             seconds: suite.seconds,

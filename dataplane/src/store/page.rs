@@ -2,8 +2,8 @@
 
 use super::bits::BlockSet;
 use super::map::Owner;
-use arrayvec::ArrayVec;
 use crate::dma::prefetch;
+use arrayvec::ArrayVec;
 use storage_spec::crc32c;
 use storage_spec::disk::{self, BLOCK, REGION_BLOCKS, SLAB_BLOCKS, SLAB_REGIONS, Sealed, SlabPage};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
