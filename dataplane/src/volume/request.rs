@@ -243,7 +243,7 @@ impl Requests {
         let slot = self.slot(index);
         let pad = slot.next as usize % PAGE;
         let volume = slot.volume;
-        let len = pad + slot.len as usize;
+        let len = (pad + slot.len as usize).next_multiple_of(PAGE);
         let Some(buf) = around.pool.alloc(len).or_else(|| self.take_spare(index, len)) else {
             return false;
         };
@@ -505,5 +505,28 @@ mod tests {
             }
         }
         assert_eq!(requests.in_flight(), 0);
+    }
+
+    /// A compare of parts of blocks reads whole ones, as the store wants them.
+    #[test]
+    fn compares_of_parts_read_whole_blocks() {
+        let pool = Arena::new(4 << 20, 1).unwrap().pool(0);
+        let mut requests = Requests::new(0, &pool);
+        let mut routes = Routes::default();
+        let shards = [ShardAddress { core: 0, shard: 0 }].into_iter().collect();
+        let stats = Arc::new(VolumeStats::new());
+        routes.set(VolumeIndex(0), Some(Route { volume: VolumeId(1), shards, stats }));
+        let mut out = Kept::default();
+        let mut around = Around { now: Now::ZERO, routes: &routes, pool: &pool, out: &mut out };
+        let origin = Origin { connection: 0, ticket: Ticket(1) };
+        let offset = store::CHUNK - 4096 + 512;
+        let expected = pool.alloc(3 * PAGE).unwrap();
+        let request = BlockRequest::Compare { offset, len: 7680, expected };
+        requests.submit(origin, VolumeIndex(0), request, &mut around);
+        let lens = out.0.iter().map(|piece| match &piece.request {
+            Request::Read { extent, buf } => (extent.offset % 4096, extent.len, buf.len()),
+            _ => panic!("a compare reads"),
+        });
+        assert_eq!(lens.collect::<Vec<_>>(), [(0, 4096, PAGE), (512, 3584, PAGE)]);
     }
 }
