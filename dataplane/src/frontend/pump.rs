@@ -391,6 +391,7 @@ impl Frontend {
         }
         if connection.state == State::Draining {
             connection.protocol.close();
+            s.requests.abandon(index);
             if connection.is_socket_idle() {
                 if connection.protocol.outstanding() == 0 {
                     self.remove(index, s);

@@ -192,6 +192,18 @@ impl Requests {
         }
     }
 
+    /// Sends no more pieces for a connection that is closed: its host may be back on another one,
+    /// and what is left of a long zeroing must not overtake what it writes there.
+    pub(crate) fn abandon(&mut self, connection: u32) {
+        for slot in self.slots.iter_mut().flatten() {
+            let is_long = matches!(slot.kind, Kind::Zero | Kind::Verify | Kind::Poison);
+            if is_long && slot.origin.connection == connection {
+                slot.len -= slot.end - slot.next;
+                slot.end = slot.next;
+            }
+        }
+    }
+
     /// Takes back a piece.
     pub(crate) fn complete(
         &mut self,
@@ -504,6 +516,34 @@ mod tests {
                 std::mem::forget(buf);
             }
         }
+        assert_eq!(requests.in_flight(), 0);
+    }
+
+    #[test]
+    fn of_a_closed_connection_no_more_is_sent() {
+        let pool = Arena::new(4 << 20, 1).unwrap().pool(0);
+        let mut requests = Requests::new(0, &pool);
+        let mut routes = Routes::default();
+        let shards = [ShardAddress { core: 0, shard: 0 }].into_iter().collect();
+        let stats = Arc::new(VolumeStats::new());
+        routes.set(VolumeIndex(0), Some(Route { volume: VolumeId(1), shards, stats }));
+        let mut out = Kept::default();
+        let mut around = Around { now: Now::ZERO, routes: &routes, pool: &pool, out: &mut out };
+        for connection in 0..2 {
+            let origin = Origin { connection, ticket: Ticket(1) };
+            let request = BlockRequest::Zero { offset: 0, len: 3 * STRIDE_MAX };
+            requests.submit(origin, VolumeIndex(0), request, &mut around);
+        }
+        requests.abandon(1);
+        for sent in [2, 1, 1, 0] {
+            let pieces = std::mem::take(&mut around.out.0);
+            assert_eq!(pieces.len(), sent);
+            for Piece { tag, .. } in pieces {
+                requests.complete(Completion { tag, result: Ok(None) }, &mut around);
+            }
+        }
+        let ended = std::iter::from_fn(|| requests.take_outcome());
+        assert_eq!(ended.map(|outcome| outcome.origin.connection).collect::<Vec<_>>(), [1, 0]);
         assert_eq!(requests.in_flight(), 0);
     }
 
