@@ -103,29 +103,27 @@ fn nvme() -> Result<()> {
         for is_write in [false, true] {
             let mut disk = null_disk(&arena, 256, CoreTime::default())?;
             let mut done = Vec::with_capacity(DEPTH);
-            let mut reads: Vec<Buf> =
-                (0..DEPTH).map(|_| pool.alloc(len).expect("there is room")).collect();
-            let data = WriteData::One(pool.alloc(len).expect("there is room").freeze());
+            let taken = (0..DEPTH).map(|_| pool.alloc(len).expect("there is room"));
+            let mut operations: Vec<Op> = if is_write {
+                let data = |buf: Buf| WriteData::One(buf.freeze());
+                taken.map(|buf| Op::Write { offset: 0, data: data(buf), fua: false }).collect()
+            } else {
+                taken.map(|buf| Op::Read { offset: 0, buf }).collect()
+            };
             let name = if is_write { "write" } else { "read" };
             let allocations = crate::allocations::count();
             measure(&format!("NVMe driver: {what} {name}, null device"), COUNT, || {
                 for batch in 0..COUNT / DEPTH {
-                    for index in 0..DEPTH {
-                        let offset = ((batch * DEPTH + index) % 1024 * len) as u64;
-                        let op = if is_write {
-                            Op::Write { offset, data: data.clone(), fua: false }
-                        } else {
-                            Op::Read { offset, buf: reads.pop().expect("as many as in flight") }
-                        };
+                    for (index, mut op) in operations.drain(..).enumerate() {
+                        let place = ((batch * DEPTH + index) % 1024 * len) as u64;
+                        if let Op::Read { offset, .. } | Op::Write { offset, .. } = &mut op {
+                            *offset = place;
+                        }
                         disk.submit(index as u64, op);
                     }
                     disk.poll(&mut done);
                     assert_eq!(done.len(), DEPTH);
-                    for completion in done.drain(..) {
-                        if let Op::Read { buf, .. } = completion.op {
-                            reads.push(buf);
-                        }
-                    }
+                    operations.extend(done.drain(..).map(|completion| completion.op));
                 }
             });
             // The measurement's own are a few.

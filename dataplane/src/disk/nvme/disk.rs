@@ -126,10 +126,7 @@ impl<R: Registers> NvmeDisk<R> {
     pub fn compare(&mut self, tag: Tag, offset: u64, data: WriteData) {
         let op = Op::Write { offset, data, fua: false };
         self.check(&op);
-        self.queue.with(|queue| {
-            assert!(queue.in_flight(self.client) < self.info.queue_depth, "queue depth");
-            queue.submit(self.client, tag, op, Stage::Compare);
-        });
+        self.queue.with(|queue| queue.submit(self.client, tag, op, Stage::Compare));
     }
 
     fn check(&self, op: &Op) {
@@ -163,10 +160,7 @@ impl<R: Registers> Disk for NvmeDisk<R> {
     #[inline]
     fn submit(&mut self, tag: Tag, op: Op) {
         self.check(&op);
-        self.queue.with(|queue| {
-            assert!(queue.in_flight(self.client) < self.info.queue_depth, "queue depth");
-            queue.submit(self.client, tag, op, Stage::Main);
-        });
+        self.queue.with(|queue| queue.submit(self.client, tag, op, Stage::Main));
     }
 
     #[inline]

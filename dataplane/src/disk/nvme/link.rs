@@ -139,6 +139,11 @@ impl Link {
 /// For the controller.
 impl Link {
     pub(super) fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Running {
+            // What queues asked for before the reset is done with; none of them is up now.
+            self.has_pleas.store(false, Ordering::SeqCst);
+            self.seats.iter().for_each(|seat| seat.plea.store(0, Ordering::SeqCst));
+        }
         self.phase.store(self.word().next(phase).0, Ordering::SeqCst);
         for seat in &self.seats {
             if let Some(waker) = &*seat.waker.lock().expect("no holder panics") {

@@ -137,7 +137,10 @@ impl<R: Registers> Queue<R> {
 
     #[inline]
     pub(super) fn submit(&mut self, client: u16, tag: Tag, op: Op, stage: Stage) {
-        self.client_mut(client).in_flight += 1;
+        let depth = self.depth();
+        let in_flight = &mut self.client_mut(client).in_flight;
+        assert!(*in_flight < depth, "no more than the queue is deep");
+        *in_flight += 1;
         let request = Request::new(client, tag, op, stage);
         if let Some(result) = self.outcome_at_once(&request) {
             return self.finish(request, result, None);

@@ -276,6 +276,27 @@ fn a_reset_reaches_the_requests_of_every_core() {
 }
 
 #[test]
+fn what_two_cores_ask_for_is_one_reset() {
+    let (arena, pool) = arena();
+    let options = NvmeOptions { queues: 2, ..NvmeOptions::default() };
+    let mut rig = Rig::new(steady(), options, &arena, 3);
+    let mut disks = [rig.disk(0, 0), rig.disk(1, 0)];
+    for (number, disk) in (0..).zip(&mut disks) {
+        rig.nvme.inject(NvmeFault::Lost);
+        disk.submit(number, write_op(&pool, number * 4096, 4096, 1, false));
+    }
+    let mut done = Vec::with_capacity(2);
+    rig.until("both have ended", |_| {
+        disks.iter_mut().for_each(|disk| disk.poll(&mut done));
+        done.len() == 2
+    });
+    rig.pass(Duration::from_secs(1));
+    (0..1000).for_each(|_| rig.tick());
+    assert!(rig.controller.is_running());
+    assert_eq!(rig.nvme.enabled(), 2, "{:?}", rig.events);
+}
+
+#[test]
 fn a_reset_waits_for_cores_that_are_slow_to_hear() {
     let (arena, pool) = arena();
     let options = NvmeOptions { queues: 2, ..NvmeOptions::default() };
