@@ -13,6 +13,8 @@ use std::ops::Range;
 pub(super) const STAGING_FIRST: usize = PAGE;
 const STAGING_ADMIN: usize = 16 << 10;
 const STAGING_IO: usize = 64 << 10;
+/// The same on an I/O queue whose last receive filled it: more commands at once are cheaper each.
+pub(super) const STAGING_FLOODED: usize = 256 << 10;
 
 /// How long a send may go on without a byte that the host takes: its buffers are kept from others.
 const SEND_STALL_MAX: Now = Now::from_secs(30);
@@ -41,6 +43,8 @@ pub(crate) struct Connection {
     /// The core that it goes to when its Connect has been answered.
     pub(super) moving: Option<u16>,
     pub(super) state: State,
+    /// The last receive filled the staging buffer.
+    pub(super) is_flooded: bool,
     /// In the list of connections that have something to send.
     pub(super) is_dirty: bool,
     /// In the list of connections whose input waits for buffers.
@@ -89,6 +93,7 @@ impl Connection {
             timer: None,
             moving: None,
             state: State::Open,
+            is_flooded: false,
             is_dirty: false,
             is_stalled: false,
         }
@@ -104,6 +109,7 @@ impl Connection {
         match self.protocol.queue() {
             None => STAGING_FIRST,
             Some(queue) if queue.queue_id == 0 => STAGING_ADMIN,
+            Some(_) if self.is_flooded => STAGING_FLOODED,
             Some(_) => STAGING_IO,
         }
     }
@@ -147,6 +153,15 @@ impl Connection {
             *stall = present;
         }
         now >= stall.since + SEND_STALL_MAX
+    }
+
+    /// Notes how much of its staging buffer a receive took. One that has become large is kept only
+    /// while half of it is of use.
+    pub(super) fn note_received(&mut self, staging: &Buf, taken: usize) {
+        self.is_flooded = match staging.capacity() {
+            STAGING_FLOODED => taken >= STAGING_FLOODED / 2,
+            capacity => capacity == STAGING_IO && taken == STAGING_IO,
+        };
     }
 
     /// Whether there is something to do for it: to send, to end, to move.

@@ -1,6 +1,6 @@
 //! The connections of one core.
 
-use super::connection::{Connection, Input, STAGING_FIRST, State};
+use super::connection::{Connection, Input, STAGING_FIRST, STAGING_FLOODED, State};
 use super::transmit::{Gather, Gathered, Reserve};
 use crate::core::timer::Wheel;
 use crate::core::{Adopted, Links, Message};
@@ -296,6 +296,7 @@ impl Frontend {
             self.mark_dirty(index);
             return;
         }
+        connection.note_received(&rx.staging, received);
         connection.input = Input::Held { staging: rx.staging, unread: 0..received };
         self.advance(index, s);
     }
@@ -331,7 +332,7 @@ impl Frontend {
             else {
                 unreachable!("looked at above")
             };
-            let mut staging = grown(staging, connection.staging_len(), s.pool);
+            let mut staging = resized(staging, connection.staging_len(), s.pool);
             let landing = connection.protocol.take_landing();
             staging.set_len(staging_room(&staging, landing.as_ref()));
             s.net.receive(entry.socket, Rx { landing, staging });
@@ -562,12 +563,13 @@ fn staging_room(staging: &Buf, landing: Option<&(Buf, Range<usize>)>) -> usize {
 }
 
 /// A staging buffer of `wanted` bytes if the pool can spare one, else the one that there is. What
-/// it holds is lost.
-fn grown(staging: Buf, wanted: usize, pool: &Pool) -> Buf {
-    if staging.capacity() >= wanted || pool.is_low() {
-        return staging;
-    }
-    pool.alloc(wanted).unwrap_or(staging)
+/// it holds is lost. Only one that was made for a flood becomes smaller.
+fn resized(staging: Buf, wanted: usize, pool: &Pool) -> Buf {
+    let is_kept = match staging.capacity() {
+        STAGING_FLOODED => wanted == STAGING_FLOODED,
+        capacity => capacity >= wanted || pool.is_low(),
+    };
+    if is_kept { staging } else { pool.alloc(wanted).unwrap_or(staging) }
 }
 
 /// Puts the connection's events to the target.
@@ -674,17 +676,21 @@ mod tests {
     fn staging_grows_while_the_pool_can_spare_it() {
         let pool = Arena::new(1 << 21, 1).unwrap().pool(0);
         let small = pool.alloc(STAGING_FIRST).unwrap();
-        let grown_once = grown(small, 64 << 10, &pool);
+        let grown_once = resized(small, 64 << 10, &pool);
         assert_eq!(grown_once.len(), 64 << 10);
         assert_eq!(pool.available(), (2 << 20) - (64 << 10), "the small one is free again");
-        let kept = grown(grown_once, 16 << 10, &pool);
+        let kept = resized(grown_once, 16 << 10, &pool);
         assert_eq!(kept.len(), 64 << 10);
         let rest: Vec<_> =
             std::iter::from_fn(|| (!pool.is_low()).then(|| pool.alloc(STAGING_FIRST)))
                 .flatten()
                 .collect();
         let small = pool.alloc(STAGING_FIRST).unwrap();
-        assert_eq!(grown(small, 64 << 10, &pool).len(), STAGING_FIRST);
+        let small = resized(small, 64 << 10, &pool);
+        assert_eq!(small.len(), STAGING_FIRST);
         drop(rest);
+        let flooded = resized(small, STAGING_FLOODED, &pool);
+        assert_eq!(flooded.len(), STAGING_FLOODED);
+        assert_eq!(resized(flooded, 64 << 10, &pool).len(), 64 << 10);
     }
 }
