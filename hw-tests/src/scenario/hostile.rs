@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nvmeof_target::testing::{Host, HostConfig, Transfer, command};
+use rustix::net::{self, AddressFamily, SocketType};
 use storage_spec::fabrics::{ConnectCommand, ConnectData, FabricsType};
 use storage_spec::nvme::command::{Command, FABRICS_OPCODE, NvmOpcode, SGL_IN_CAPSULE};
 use storage_spec::nvme::status::Status;
@@ -24,6 +25,8 @@ const HOST: &str = "nqn.2026-11.io.example:hostile";
 const LOAD_SECONDS: u32 = 35;
 /// Connections that say nothing, or a part of something, at once.
 const HALF_OPEN: usize = 300;
+/// Of them from one address: fewer than the node takes there.
+const STRANGERS: usize = 40;
 
 /// Where to, and a seeded source of noise.
 struct Attack {
@@ -228,8 +231,8 @@ impl Attack {
         let mut real = Host::new(HostConfig::default()).take_output();
         real.extend_from_slice(&capsule(|_| {}));
         let mut crowd = Vec::new();
-        for _ in 0..HALF_OPEN {
-            let mut stream = TcpStream::connect(self.address)?;
+        for number in 0..HALF_OPEN {
+            let mut stream = self.connect_from(number)?;
             let cut = self.next() as usize % real.len();
             // The node may have had enough of us.
             let _ = stream.write_all(&real[..cut]);
@@ -243,8 +246,8 @@ impl Attack {
     fn serves_others(&mut self, crowd: usize) -> Result<()> {
         let mut queue = Queue::controller(self.address, &self.subsystem, HOST)?;
         let mut more = Vec::new();
-        for _ in crowd..Basalt::CONNECTIONS_MAX {
-            more.push(TcpStream::connect(self.address)?);
+        for number in crowd..Basalt::CONNECTIONS_MAX {
+            more.push(self.connect_from(number)?);
         }
         let beyond = self.exchange(&Host::new(HostConfig::default()).take_output());
         ensure!(!matches!(&beyond, Ok(answer) if !answer.is_empty()), "a place beyond the limit");
@@ -252,6 +255,16 @@ impl Attack {
         let identify = queue.run(initiator::identify(), Transfer::Read(4096))?;
         ensure!(identify.status.is_success(), "Identify: {:?}", identify.status);
         Ok(())
+    }
+
+    /// A connection from one of many addresses: of strangers at one the node takes few.
+    fn connect_from(&self, number: usize) -> Result<TcpStream> {
+        let host = 2 + (number / STRANGERS) as u8;
+        let source = SocketAddr::from(([127, 0, 0, host], 0));
+        let socket = net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        net::bind(&socket, &source)?;
+        net::connect(&socket, &self.address)?;
+        Ok(TcpStream::from(socket))
     }
 
     /// Sends bytes on an initialized connection, which the node has to terminate for that reason.
