@@ -67,8 +67,8 @@ pub(crate) struct Control {
     is_ready: bool,
     /// When the target is to have new figures of the node's health.
     next_health: Now,
-    /// The first action that waits for them.
-    held: Option<Action>,
+    /// Actions that wait for them, in order.
+    held: VecDeque<Action>,
     inbox: Receiver<Call>,
 }
 
@@ -111,7 +111,7 @@ impl Control {
             unsettled: 0,
             is_ready: false,
             next_health: Now::ZERO,
-            held: None,
+            held: VecDeque::new(),
             inbox: parts.inbox,
         }
     }
@@ -199,8 +199,16 @@ impl Control {
 
     /// A command of a connection on this core.
     pub(crate) fn event(&mut self, now: Now, id: ConnectionId, event: Event) -> Option<Reply> {
-        let context = self.places.get(&id)?.context;
-        self.target.event(now, id, context, event)
+        let place = self.places.get(&id)?;
+        let (context, is_queue, slot) = (place.context, place.role.is_some(), event.slot);
+        self.collect_actions();
+        let reply = self.target.event(now, id, context, event)?;
+        if !is_queue || (self.unsettled == 0 && self.held.is_empty()) {
+            return Some(reply);
+        }
+        // It may tell of namespaces that not every core has yet.
+        self.held.push_back(Action::Reply(id, slot, reply));
+        None
     }
 
     /// A command of a connection on another core.
@@ -279,9 +287,10 @@ impl Control {
     /// Turns the target's actions into orders. Actions after new namespaces wait until every core
     /// has those, so that no host hears of a change before its I/O queues know it.
     fn take_actions(&mut self) {
-        while let Some(action) = self.held.take().or_else(|| self.target.take_action()) {
+        self.collect_actions();
+        while let Some(action) = self.held.pop_front() {
             if self.unsettled > 0 && !matches!(action, Action::SetNamespaces(..)) {
-                self.held = Some(action);
+                self.held.push_front(action);
                 break;
             }
             let (id, message) = match action {
@@ -306,6 +315,12 @@ impl Control {
                 self.unsettled += 1;
             }
             self.orders.push_back((place.core, message));
+        }
+    }
+
+    fn collect_actions(&mut self) {
+        while let Some(action) = self.target.take_action() {
+            self.held.push_back(action);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::store::VolumeId;
 use crate::volume::ShardAddress;
 use crossbeam_channel::{Receiver, unbounded};
 use nvmeof_target::seam::{ConnectionId, Event, Reply, Slot};
-use nvmeof_target::target::{ConnectionContext, Nqn, PortId};
+use nvmeof_target::target::Nqn;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ struct Bench {
     /// Answers are kept back while this is set.
     is_held: bool,
     held: Vec<Message>,
+    /// Answers to hosts that came later.
+    replies: Vec<(ConnectionId, Reply)>,
     dropped: Vec<(usize, VolumeId)>,
     settled: u16,
 }
@@ -92,6 +94,7 @@ impl Bench {
             failures: [None; DISKS],
             is_held: false,
             held: Vec::new(),
+            replies: Vec::new(),
             dropped: Vec::new(),
             settled: 0,
         }
@@ -145,7 +148,12 @@ impl Bench {
                 Some(Message::Settled { clean: true })
             }
             Message::Stop => None,
-            _ => unreachable!("no connections"),
+            Message::SetNamespaces(..) => Some(Message::NamespacesSet),
+            Message::Reply { connection, reply, .. } => {
+                self.replies.push((connection, reply));
+                None
+            }
+            _ => unreachable!("no connection closes"),
         }
     }
 
@@ -269,33 +277,48 @@ fn a_volume_lives_and_dies() {
     assert_text(&bench.call(delete("b")), "no volume b");
 }
 
-/// A host's admin queue.
+/// A host's admin queue, which is connection 1, and an I/O queue, which is 2.
 impl Bench {
     /// Sends a command; `None` if it is answered later.
     fn send(&mut self, sqe: [u8; 64], data: Vec<u8>) -> Option<Reply> {
-        let local = [127, 0, 0, 1].into();
-        let context = ConnectionContext { port: PortId(1), local };
+        self.send_on(ConnectionId(1), sqe, data)
+    }
+
+    fn send_on(&mut self, id: ConnectionId, sqe: [u8; 64], data: Vec<u8>) -> Option<Reply> {
         let event = Event { slot: Slot(0), sqe, data };
-        let reply = self.control.target.event(Duration::ZERO, ConnectionId(1), context, event);
+        let reply = self.control.event(Duration::ZERO, id, event);
+        if let Some(role) = reply.as_ref().and_then(|reply| reply.role.as_ref()) {
+            self.control.place(id, role);
+        }
         self.control.poll(Duration::ZERO);
         self.run();
         self.control.poll(Duration::ZERO);
         reply
     }
 
-    /// Connects and enables a controller.
-    fn connect(&mut self) {
+    /// Connects and enables a controller: its number.
+    fn connect(&mut self) -> u16 {
         self.control.poll(Duration::ZERO);
+        let controller = self.connect_queue(0, 0xFFFF);
+        let enable = sqe(0x7F, 0, &[(44, 0x14), (48, 0x0046_0061)]);
+        assert_eq!(self.send(enable, Vec::new()).unwrap().status, 0);
+        controller
+    }
+
+    /// Connects a queue of a controller; the controller.
+    fn connect_queue(&mut self, queue: u32, controller: u16) -> u16 {
+        self.control.listeners.insert(ListenerId(0), 1);
+        let address = SocketAddr::from(([127, 0, 0, 1], 4420));
+        let id = self.control.accept(ListenerId(0), address, address).expect("room");
         let mut data = vec![0; 1024];
-        data[16..18].fill(0xFF);
+        data[16..18].copy_from_slice(&controller.to_le_bytes());
         let subsystem = self.control.subsystem.to_string();
         data[256..256 + subsystem.len()].copy_from_slice(subsystem.as_bytes());
         data[512..517].copy_from_slice(b"nqn.h");
-        let connect = sqe(0x7F, 1, &[(44, 31)]);
-        let enable = sqe(0x7F, 0, &[(44, 0x14), (48, 0x0046_0061)]);
-        for (sqe, data) in [(connect, data), (enable, Vec::new())] {
-            assert_eq!(self.send(sqe, data).unwrap().status, 0);
-        }
+        let connect = sqe(0x7F, 1, &[(40, queue << 16), (44, 31)]);
+        let reply = self.send_on(id, connect, data).unwrap();
+        assert_eq!(reply.status, 0);
+        reply.result as u16
     }
 
     /// Write protection of namespace 1 by feature 84h.
@@ -344,6 +367,30 @@ fn protection_by_a_host_outlasts_a_restart() {
     resized.try_recv().unwrap().unwrap();
     assert!(!bench.is_protected());
     bench.call(resize("a", 3 * SIZE)).unwrap();
+}
+
+#[test]
+fn no_host_reads_a_size_that_its_queues_do_not_know() {
+    let mut bench = Bench::new();
+    bench.call(create("a", 1)).unwrap();
+    bench.call(allow("nqn.h")).unwrap();
+    let controller = bench.connect();
+    bench.connect_queue(1, controller);
+    bench.is_held = true;
+    let resized = bench.begin(resize("a", 2 * SIZE));
+    for answer in std::mem::take(&mut bench.held) {
+        bench.control.on_message(answer, Duration::ZERO);
+    }
+    resized.try_recv().unwrap().unwrap();
+    let identify = sqe(0x06, 1, &[(32, 4096), (36, 0x5A00_0000)]);
+    assert!(bench.send(identify, Vec::new()).is_none(), "the queue does not know it yet");
+    bench.release();
+    bench.control.poll(Duration::ZERO);
+    bench.run();
+    let (id, reply) = bench.replies.pop().expect("the answer");
+    assert_eq!((id, reply.status), (ConnectionId(1), 0));
+    assert_eq!(reply.data[..8], (2 * SIZE / 4096).to_le_bytes());
+    assert!(bench.send(identify, Vec::new()).is_some());
 }
 
 #[test]
