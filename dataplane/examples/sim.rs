@@ -42,8 +42,14 @@ fn run_worlds(next: &AtomicU64, end: u64, failed: &AtomicU64) {
         }
         match catch_unwind(AssertUnwindSafe(|| stage.run(seed))) {
             Ok(report) => println!(
-                "seed {seed}: {} commands, {} reconnects, {} crashes, trace {:016x}",
-                report.commands, report.reconnects, report.crashes, report.trace
+                "seed {seed}: {} commands, {} reconnects, {} crashes, {} changes, {} faults, trace \
+                 {:016x}",
+                report.commands,
+                report.reconnects,
+                report.crashes,
+                report.changes,
+                report.faults,
+                report.trace
             ),
             Err(_) => {
                 failed.fetch_add(1, Ordering::Relaxed);

@@ -17,13 +17,25 @@ pub(crate) struct Links {
     post: Post<Message>,
     /// For each core, what found its mailbox full.
     waiting: Vec<VecDeque<Message>>,
+    /// Messages that are taken at a time.
+    batch: usize,
 }
 
 /// The links of as many cores as there are wakers.
 pub(crate) fn mesh(wakers: &[Waker]) -> Vec<Links> {
-    let posts = mailbox::mesh(MAILBOX_MAX, wakers).into_iter().enumerate();
-    let waiting = || (0..wakers.len()).map(|_| VecDeque::new()).collect();
-    posts.map(|(core, post)| Links { core: core as u16, post, waiting: waiting() }).collect()
+    mesh_of(MAILBOX_MAX, wakers)
+}
+
+/// The same, with mailboxes for `capacity` messages.
+pub(crate) fn mesh_of(capacity: usize, wakers: &[Waker]) -> Vec<Links> {
+    let posts = mailbox::mesh(capacity, wakers).into_iter().enumerate();
+    let links = |(core, post)| Links {
+        core: core as u16,
+        post,
+        waiting: (0..wakers.len()).map(|_| VecDeque::new()).collect(),
+        batch: BATCH_MAX,
+    };
+    posts.map(links).collect()
 }
 
 impl Links {
@@ -58,7 +70,13 @@ impl Links {
 
     /// Takes a bounded batch of what other cores sent. Returns whether there was any.
     pub(crate) fn receive(&mut self, messages: &mut Vec<Message>) -> bool {
-        self.post.receive(BATCH_MAX, |_, message| messages.push(message)) > 0
+        self.post.receive(self.batch, |_, message| messages.push(message)) > 0
+    }
+
+    /// Takes at most so many messages at a time from now on.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn set_batch(&mut self, batch: usize) {
+        self.batch = batch;
     }
 
     /// Whether all that was sent lies in the mailboxes of its receivers.

@@ -7,6 +7,8 @@ mod plane;
 mod reactor;
 pub mod timer;
 
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use links::mesh_of;
 pub(crate) use links::{Links, mesh};
 pub(crate) use message::{Adopted, Message, ShardCommand, ShardReply};
 pub(crate) use plane::{Core, CoreParts, CoreStats, ShardSeat};

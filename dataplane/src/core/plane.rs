@@ -191,6 +191,12 @@ impl Core {
         self.phase == Phase::Stopped
     }
 
+    /// This core's mailboxes, for a simulator that slows them down.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn links(&mut self) -> &mut Links {
+        &mut self.paths.links
+    }
+
     /// Notes time spent asleep.
     pub(crate) fn note_sleep(&self, asleep: Now) {
         add(&self.stats.asleep_ns, asleep.as_nanos() as u64);

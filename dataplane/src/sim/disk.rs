@@ -69,6 +69,11 @@ struct Started {
 struct State {
     info: Info,
     is_slow: bool,
+    /// Percent of polls that find an operation not done yet, where the disk is slow.
+    laziness: u64,
+    is_stalled: bool,
+    /// Contents of blocks that lost and misdirected writes have damaged.
+    victims: Vec<Block>,
     random: Random,
     durable: HashMap<u64, Block>,
     /// Block to what a read sees, where that is not durable.
@@ -113,6 +118,9 @@ impl SimMedia {
         Self(Rc::new(RefCell::new(State {
             info,
             is_slow: config.is_slow,
+            laziness: 50,
+            is_stalled: false,
+            victims: Vec::new(),
             random: Random::new(seed),
             durable: HashMap::new(),
             cached: HashMap::new(),
@@ -193,6 +201,23 @@ impl SimMedia {
     /// Sets the faults from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.0.borrow_mut().faults = faults;
+    }
+
+    /// How many of 100 polls find an operation not done yet, if the disk is slow at all.
+    pub fn set_laziness(&self, percent: u64) {
+        self.0.borrow_mut().laziness = percent;
+    }
+
+    /// Whether nothing ends until further notice.
+    pub fn set_stalled(&self, is_stalled: bool) {
+        self.0.borrow_mut().is_stalled = is_stalled;
+    }
+
+    /// Contents of the blocks that lost and misdirected writes have damaged since the last call.
+    #[must_use]
+    pub fn take_victims(&self) -> Vec<Vec<u8>> {
+        let victims = std::mem::take(&mut self.0.borrow_mut().victims);
+        victims.into_iter().map(|block| block.to_vec()).collect()
     }
 
     /// Whether every write and flush fails from now on.
@@ -318,9 +343,13 @@ impl State {
             Op::Write { offset, data, fua } => {
                 assert!(*offset + data.len() as u64 <= self.info.capacity, "write behind the end");
                 let is_durable = is_durable(*fua);
-                if let Some(target) = self.target(*offset, data.len() as u64) {
-                    let bytes: Vec<u8> = data.segments().iter().flat_map(|s| s.to_vec()).collect();
-                    assert!(bytes.len().is_multiple_of(BLOCK), "whole blocks");
+                let bytes: Vec<u8> = data.segments().iter().flat_map(|s| s.to_vec()).collect();
+                assert!(bytes.len().is_multiple_of(BLOCK), "whole blocks");
+                let target = self.target(*offset, data.len() as u64);
+                if target != Some(*offset) {
+                    self.damage(&bytes, target);
+                }
+                if let Some(target) = target {
                     for (block, data) in (target / BLOCK as u64..).zip(bytes.chunks_exact(BLOCK)) {
                         self.store(block, data, is_durable);
                     }
@@ -355,6 +384,17 @@ impl State {
                 blocks.any(is_new).then_some(Error::NoSpace)
             }
             _ => None,
+        }
+    }
+
+    /// Notes what a write that went wrong has damaged: its own blocks, and those that it hit.
+    fn damage(&mut self, bytes: &[u8], target: Option<u64>) {
+        let block = |bytes: &[u8]| -> Block { Box::new(bytes.try_into().expect("one block")) };
+        self.victims.extend(bytes.chunks_exact(BLOCK).map(block));
+        if let Some(target) = target {
+            let mut hit = vec![0; bytes.len()];
+            self.read(target, &mut hit);
+            self.victims.extend(hit.chunks_exact(BLOCK).map(block));
         }
     }
 
@@ -403,10 +443,13 @@ impl Disk for SimDisk {
         if self.life != state.life {
             return;
         }
+        if state.is_stalled {
+            return;
+        }
         let mut at = 0;
         while at < state.started.len() && done.len() < done.capacity() {
             let is_other = state.started[at].handle != self.handle;
-            if is_other || (state.is_slow && state.random.chance(50)) {
+            if is_other || (state.is_slow && state.random.chance(state.laziness)) {
                 at += 1;
                 continue;
             }

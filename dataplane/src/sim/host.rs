@@ -1,29 +1,33 @@
-//! A host on the simulated network: connects, enables, makes its I/O queues, works, and, when
-//! anything breaks, begins again.
+//! A host on the simulated network: connects, enables, looks at the namespaces, makes its I/O
+//! queues, works, and, when anything breaks, begins again.
 
 use super::Random;
-use super::model::{Kind, Model, Operation};
+use super::draw::{Habits, Kind, Operation};
+use super::encode::{encode, property};
+use super::inventory::{Inventory, Seen};
+use super::model::Model;
 use super::network::Network;
+use super::world::Work;
 use nvmeof_target::io::Now;
 use nvmeof_target::testing::{Finished, Host, HostConfig, Transfer, command};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use storage_spec::fabrics::{
-    CONTROLLER_ID_DYNAMIC, FabricsType, PROPERTY_CC, PROPERTY_CSTS, PropertyCommand,
-};
-use storage_spec::nvme::command::{Command, DsmRange, FABRICS_OPCODE, NvmOpcode};
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
+use storage_spec::fabrics::{CONTROLLER_ID_DYNAMIC, FabricsType, PROPERTY_CC, PROPERTY_CSTS};
+use storage_spec::nvme::command::NvmOpcode;
+use storage_spec::nvme::status::Status;
 
 /// CC with EN, IOSQES 6, IOCQES 4.
 const CC_ENABLE: u64 = 0x0046_0001;
+/// The same without EN.
+const CC_DISABLE: u64 = 0x0046_0000;
 /// How long a host waits before it connects again.
 const RECONNECT_DELAY: Now = Now::from_millis(20);
 /// A host leaves in one of so many turns.
 const LEAVE_ODDS: u64 = 4000;
+/// Longest time in which it takes nothing off its streams.
+const DEAF_MAX_MS: u64 = 50;
 /// Commands behind a Connect: more than a connection takes before it is a queue.
 const EARLY_READS: usize = 12;
-/// Dataset Management: deallocate, in dword 11.
-const DSM_DEALLOCATE: u32 = 4;
 
 /// What distinguishes a host.
 #[derive(Debug, Clone)]
@@ -35,6 +39,7 @@ pub(super) struct HostSettings {
     pub(super) depth: usize,
     /// Does not await the answer to an I/O queue's Connect before it sends commands.
     pub(super) reads_early: bool,
+    pub(super) habits: Habits,
     pub(super) config: HostConfig,
 }
 
@@ -43,8 +48,10 @@ struct Queue {
     stream: u64,
     host: Host,
     progress: Progress,
-    /// What each command does to the model.
+    /// What each command does to the model; a fused pair stands at its second.
     operations: BTreeMap<u16, Operation>,
+    /// The first of each fused pair, by its second, and how it ended.
+    fused: BTreeMap<u16, (u16, Option<Status>)>,
     /// Reads that were sent right behind the Connect; they may fail.
     early: BTreeSet<u16>,
 }
@@ -67,13 +74,16 @@ enum Phase {
     Connecting,
     /// A command of the admin queue is awaited.
     Enabling { awaits: u16, is_enabled: bool },
+    /// The namespaces are being looked at for the first time.
+    Looking,
     /// The I/O queues are being connected.
     Queues,
     /// At work.
     Working,
 }
 
-/// How far a host is in closing one of its queues in good order, after which it begins again.
+/// How far a host is in closing one of its queues in good order, or in a reset, after which it
+/// begins again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaving {
     No,
@@ -82,6 +92,8 @@ enum Leaving {
     /// The answer to this Disconnect is awaited.
     Disconnecting(u16),
     Answered,
+    /// The answer to the disabling of the controller is awaited.
+    Resetting(u16),
 }
 
 /// A host.
@@ -91,8 +103,11 @@ pub(super) struct SimHost {
     leaving: Leaving,
     /// The admin queue first.
     queues: Vec<Queue>,
+    inventory: Inventory,
     /// Its controller, once connected.
     controller: u16,
+    /// Takes nothing off its streams until then.
+    deaf_until: Now,
     random: Random,
     /// Commands that succeeded.
     pub(super) succeeded: u64,
@@ -107,7 +122,9 @@ impl SimHost {
             phase: Phase::Away(Now::ZERO),
             leaving: Leaving::No,
             queues: Vec::new(),
+            inventory: Inventory::default(),
             controller: 0,
+            deaf_until: Now::ZERO,
             random: Random::new(seed),
             succeeded: 0,
             reconnects: 0,
@@ -122,50 +139,88 @@ impl SimHost {
         }
     }
 
-    /// Whether no command is outstanding.
+    /// Whether it is connected, and no command is outstanding.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Working)
             && self.leaving == Leaving::No
+            && self.inventory.is_idle()
             && self.queues.iter().all(|q| q.operations.is_empty() && q.early.is_empty())
+    }
+
+    /// Whether commands of it to a volume may be under way, or come yet.
+    pub(super) fn knows(&self, serial: u32) -> bool {
+        let has_looked =
+            !matches!(self.phase, Phase::Away(_) | Phase::Connecting | Phase::Enabling { .. });
+        let mut operations = self.queues.iter().flat_map(|queue| queue.operations.values());
+        has_looked && self.inventory.knows(serial)
+            || operations.any(|operation| operation.volume == serial)
+    }
+
+    /// The namespaces that it knows, if it is at work.
+    pub(super) fn namespaces(&self) -> Option<&BTreeMap<u32, Seen>> {
+        matches!(self.phase, Phase::Working).then_some(&self.inventory.seen)
     }
 
     /// Where it stands, for the message of a failure.
     pub(super) fn describe(&self) -> String {
-        let queues: Vec<_> = self.queues.iter().map(|q| (q.progress, &q.operations)).collect();
-        format!("host {} {:?} {queues:?}", self.settings.number, self.phase)
+        let operations = |q: &Queue| -> Vec<String> {
+            q.operations.iter().map(|(id, o)| format!("{id}: {}", o.describe())).collect()
+        };
+        let queues: Vec<_> = self.queues.iter().map(|q| (q.progress, operations(q))).collect();
+        let Self { settings, phase, leaving, inventory, .. } = self;
+        format!("host {} {phase:?} {leaving:?} {inventory:?} {queues:#?}", settings.number)
     }
 
-    /// Receives, works, sends. `may_start`: begins new operations.
-    pub(super) fn turn(&mut self, now: Now, network: &Network, model: &mut Model, may_start: bool) {
+    /// Receives, works, sends.
+    pub(super) fn turn(&mut self, now: Now, network: &Network, model: &mut Model, work: Work) {
         if let Phase::Away(until) = self.phase {
             if now >= until {
                 self.begin(now, network);
             }
             return;
         }
-        if !self.receive(network) {
+        if now >= self.deaf_until && !self.receive(network) {
             return self.give_up(now, network, model);
         }
-        if !self.step(network, model) {
+        if !self.step(network) {
             return self.give_up(now, network, model);
         }
-        self.finish_operations(model);
+        if !self.finish_operations(model) {
+            return self.give_up(now, network, model);
+        }
         if matches!(self.phase, Phase::Working) {
-            if may_start {
-                self.start_operations(model);
-            }
-            self.leave(may_start);
+            self.start_operations(model, work);
+            self.leave(work == Work::Any);
         }
         if !self.send(network) {
             self.give_up(now, network, model);
         }
     }
 
-    /// Breaks one of its streams.
-    pub(super) fn break_something(&mut self, network: &Network) {
-        if !self.queues.is_empty() {
-            let victim = self.random.below(self.queues.len() as u64) as usize;
-            network.break_stream(self.queues[victim].stream);
+    /// Something happens to it.
+    pub(super) fn break_something(&mut self, now: Now, network: &Network, model: &mut Model) {
+        if self.queues.is_empty() {
+            return;
+        }
+        let victim = self.random.below(self.queues.len() as u64) as usize;
+        let stream = self.queues[victim].stream;
+        match self.random.below(10) {
+            0..3 => network.break_stream(stream),
+            3..6 => network.cut_stream(stream, self.random.below(9000) as usize),
+            6..8 => {
+                self.deaf_until = now + Now::from_millis(self.random.below(DEAF_MAX_MS));
+            }
+            8 => {
+                // It is gone, and nobody tells the node.
+                self.queues.iter().for_each(|queue| network.vanish(queue.stream));
+                self.give_up(now, network, model);
+            }
+            _ if matches!(self.phase, Phase::Working) && self.leaving == Leaving::No => {
+                let disable = property(FabricsType::PropertySet, PROPERTY_CC, CC_DISABLE);
+                let id = self.queues[0].host.submit(disable, Transfer::None);
+                self.leaving = Leaving::Resetting(id);
+            }
+            _ => {}
         }
     }
 
@@ -189,6 +244,7 @@ impl SimHost {
             host,
             progress: Progress::Initializing,
             operations: BTreeMap::new(),
+            fused: BTreeMap::new(),
             early: BTreeSet::new(),
         });
         true
@@ -201,6 +257,8 @@ impl SimHost {
             queue.operations.into_values().for_each(|operation| model.unknown(operation));
         }
         self.leaving = Leaving::No;
+        self.inventory = Inventory::default();
+        self.deaf_until = Now::ZERO;
         self.reconnects += 1;
         self.phase = Phase::Away(now + RECONNECT_DELAY);
     }
@@ -231,8 +289,8 @@ impl SimHost {
     }
 
     /// Brings the set-up forward; `false` if the target refused.
-    fn step(&mut self, network: &Network, model: &Model) -> bool {
-        if !self.connect_queues(model) {
+    fn step(&mut self, network: &Network) -> bool {
+        if !self.connect_queues() {
             return false;
         }
         let is_connected = self.queues.iter().all(|q| q.progress == Progress::Connected);
@@ -244,20 +302,32 @@ impl SimHost {
                 true
             }
             Phase::Enabling { awaits, is_enabled } => match self.queues[0].host.finished(awaits) {
-                Some(finished) => self.enabling(&finished, is_enabled, network),
+                Some(finished) => self.enabling(&finished, is_enabled),
                 None => true,
             },
+            Phase::Looking => {
+                let is_sound = self.inventory.turn(&mut self.queues[0].host);
+                if is_sound && self.inventory.is_complete {
+                    self.phase = Phase::Queues;
+                    return (0..self.settings.queues).all(|_| self.open(network));
+                }
+                is_sound
+            }
             Phase::Queues if is_connected => {
                 self.phase = Phase::Working;
                 true
+            }
+            Phase::Working if !matches!(self.leaving, Leaving::Resetting(_)) => {
+                self.inventory.turn(&mut self.queues[0].host)
             }
             Phase::Connecting | Phase::Queues | Phase::Away(_) | Phase::Working => true,
         }
     }
 
     /// Brings every queue's Connect forward.
-    fn connect_queues(&mut self, model: &Model) -> bool {
+    fn connect_queues(&mut self) -> bool {
         let name = self.host_nqn();
+        let first = self.inventory.seen.iter().next().map(|(&id, seen)| (id, seen.shift));
         for (number, queue) in self.queues.iter_mut().enumerate() {
             match queue.progress {
                 Progress::Initializing if queue.host.is_initialized() => {
@@ -266,11 +336,13 @@ impl SimHost {
                     let subsystem = &self.settings.subsystem;
                     let id = queue.host.connect(number as u16, controller, subsystem, &name);
                     queue.progress = Progress::Connecting(id);
-                    if number > 0 && self.settings.reads_early {
-                        let len = 1 << model.block_shift();
+                    if number > 0
+                        && self.settings.reads_early
+                        && let Some((namespace, shift)) = first
+                    {
                         queue.early.extend((0..EARLY_READS).map(|_| {
-                            let read = command(NvmOpcode::Read, model.namespace(), 0, 1);
-                            queue.host.submit(read, Transfer::Read(len))
+                            let read = command(NvmOpcode::Read, namespace, 0, 1);
+                            queue.host.submit(read, Transfer::Read(1 << shift))
                         }));
                     }
                 }
@@ -288,14 +360,15 @@ impl SimHost {
         true
     }
 
-    /// Enables the controller, waits until it is ready, opens the I/O queues.
-    fn enabling(&mut self, finished: &Finished, is_enabled: bool, network: &Network) -> bool {
+    /// Enables the controller, waits until it is ready, looks at the namespaces.
+    fn enabling(&mut self, finished: &Finished, is_enabled: bool) -> bool {
         if !finished.status.is_success() {
             return false;
         }
         if is_enabled && finished.result & 1 == 1 {
-            self.phase = Phase::Queues;
-            return (0..self.settings.queues).all(|_| self.open(network));
+            self.phase = Phase::Looking;
+            self.inventory.begin(&mut self.queues[0].host);
+            return true;
         }
         let status = property(FabricsType::PropertyGet, PROPERTY_CSTS, 0);
         let awaits = self.queues[0].host.submit(status, Transfer::None);
@@ -303,18 +376,29 @@ impl SimHost {
         true
     }
 
-    fn start_operations(&mut self, model: &mut Model) {
-        if self.leaving != Leaving::No {
+    fn start_operations(&mut self, model: &mut Model, work: Work) {
+        if work == Work::None || self.leaving != Leaving::No || self.inventory.seen.is_empty() {
             return;
         }
-        let depth = self.settings.depth;
+        let seen: Vec<(u32, Seen)> = self.inventory.seen.iter().map(|(&id, &s)| (id, s)).collect();
+        let (depth, habits) = (self.settings.depth, self.settings.habits);
         for queue in &mut self.queues[1..] {
             while queue.operations.len() < depth && self.random.chance(70) {
-                let number = self.settings.number;
-                let Some(operation) = model.begin(number, &mut self.random) else { break };
-                let (command, transfer) = encode(&operation, model, &mut self.random);
-                let id = queue.host.submit(command, transfer);
-                queue.operations.insert(id, operation);
+                let operation = if work == Work::Sweep {
+                    model.begin_sweep()
+                } else {
+                    let (_, seen) = seen[self.random.below(seen.len() as u64) as usize];
+                    model.begin(seen.serial, seen.bytes, habits, &mut self.random)
+                };
+                let Some(operation) = operation else { break };
+                let find = |(_, seen): &&(u32, Seen)| seen.serial == operation.volume;
+                let &(id, seen) = seen.iter().find(find).expect("a namespace that it knows");
+                let mut commands = encode(&operation, id, seen.shift, &mut self.random);
+                let (last, transfer) = commands.pop().expect("at least one");
+                let first = commands.pop().map(|(first, data)| queue.host.submit(first, data));
+                let last = queue.host.submit(last, transfer);
+                queue.operations.insert(last, operation);
+                queue.fused.extend(first.map(|first| (last, (first, None))));
             }
         }
     }
@@ -332,10 +416,12 @@ impl SimHost {
         }
     }
 
-    fn finish_operations(&mut self, model: &mut Model) {
+    /// Takes what has ended; `false` once a reset is through.
+    fn finish_operations(&mut self, model: &mut Model) -> bool {
         if !matches!(self.phase, Phase::Working) {
-            return;
+            return true;
         }
+        let is_reset = matches!(self.leaving, Leaving::Resetting(_));
         for queue in &mut self.queues[1..] {
             while let Some((id, finished)) = queue.host.any_finished() {
                 if queue.early.remove(&id) {
@@ -346,53 +432,47 @@ impl SimHost {
                     self.leaving = Leaving::Answered;
                     continue;
                 }
-                let operation = queue.operations.remove(&id).expect("a command of ours");
+                let Some((operation, finished)) = queue.take(id, finished) else { continue };
                 if finished.status.is_success() {
                     self.succeeded += 1;
                     model.done(operation, &finished.data);
+                } else if is_reset && finished.status.is(Status::ABORTED_SQ_DELETION) {
+                    model.unknown(operation);
                 } else {
                     model.failed(operation, finished.status);
                 }
             }
         }
+        match self.leaving {
+            Leaving::Resetting(id) => self.queues[0].host.finished(id).is_none(),
+            _ => true,
+        }
     }
 }
 
-fn property(fabrics_type: FabricsType, offset: u32, value: u64) -> Command {
-    let mut command = PropertyCommand::new_zeroed();
-    command.opcode = FABRICS_OPCODE;
-    command.fabrics_type = fabrics_type.0;
-    command.offset = offset.into();
-    command.value = value.into();
-    Command::read_from_bytes(command.as_bytes()).expect("both are 64 bytes")
-}
-
-/// An operation as a command with its data.
-fn encode(operation: &Operation, model: &Model, random: &mut Random) -> (Command, Transfer) {
-    let (shift, namespace) = (model.block_shift(), model.namespace());
-    let (lba, blocks) = (operation.offset >> shift, (operation.len >> shift) as u32);
-    let plain = |opcode| command(opcode, namespace, lba, blocks);
-    match &operation.kind {
-        Kind::Read => (plain(NvmOpcode::Read), Transfer::Read(operation.len as usize)),
-        Kind::Write { data } if random.chance(50) => {
-            (plain(NvmOpcode::Write), Transfer::WriteByR2t(data.clone()))
+impl Queue {
+    /// The operation that has ended with this command, and how; `None` for the half of a pair.
+    fn take(&mut self, id: u16, mut finished: Finished) -> Option<(Operation, Finished)> {
+        let half = self.fused.iter_mut().find(|(_, (first, _))| *first == id);
+        if let Some((_, (_, status))) = half {
+            *status = Some(finished.status);
+            return None;
         }
-        Kind::Write { data } => (plain(NvmOpcode::Write), Transfer::Write(data.clone())),
-        Kind::Zero if random.chance(50) => (plain(NvmOpcode::WriteZeroes), Transfer::None),
-        Kind::Zero => {
-            let mut range = DsmRange::new_zeroed();
-            range.lba = lba.into();
-            range.blocks = blocks.into();
-            let mut command = command(NvmOpcode::DatasetManagement, namespace, 0, 1);
-            command.dwords = [0; 6].map(Into::into);
-            command.dwords[1] = DSM_DEALLOCATE.into();
-            (command, Transfer::Write(range.as_bytes().to_vec()))
+        if let Some((_, first)) = self.fused.remove(&id) {
+            let first = first.expect("the first of a pair is answered first");
+            let second = finished.status;
+            let is_sound = first.is_success() == second.is_success();
+            assert!(is_sound, "one half of a fused pair: {first:?}, {second:?}");
+            // The half that failed by itself says why.
+            if second.is(Status::ABORTED_FAILED_FUSED) {
+                finished.status = first;
+            }
         }
-        Kind::Verify => (plain(NvmOpcode::Verify), Transfer::None),
-        Kind::Flush => {
-            let mut command = command(NvmOpcode::Flush, namespace, 0, 1);
-            command.dwords = [0; 6].map(Into::into);
-            (command, Transfer::None)
+        let operation = self.operations.remove(&id).expect("a command of ours");
+        let is_pair = matches!(operation.kind, Kind::Swap { .. });
+        if !is_pair && finished.status.is(Status::ABORTED_FAILED_FUSED) {
+            panic!("not fused: {}", operation.describe());
         }
+        Some((operation, finished))
     }
 }

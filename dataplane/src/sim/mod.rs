@@ -1,8 +1,18 @@
 //! The emulator: devices whose every behaviour comes from a seed.
 
+#[cfg(any(test, feature = "sim"))]
+mod block;
+#[cfg(any(test, feature = "sim"))]
+mod content;
 mod disk;
 #[cfg(any(test, feature = "sim"))]
+mod draw;
+#[cfg(any(test, feature = "sim"))]
+mod encode;
+#[cfg(any(test, feature = "sim"))]
 mod host;
+#[cfg(any(test, feature = "sim"))]
+mod inventory;
 #[cfg(any(test, feature = "sim"))]
 mod model;
 #[cfg(any(test, feature = "sim"))]
@@ -10,6 +20,8 @@ mod network;
 #[cfg(any(test, feature = "sim"))]
 pub mod nvme;
 mod random;
+#[cfg(any(test, feature = "sim"))]
+mod register;
 #[cfg(any(test, feature = "sim"))]
 mod world;
 

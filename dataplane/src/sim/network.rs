@@ -51,6 +51,18 @@ struct Stream {
     tx: Option<(Tx, usize)>,
     is_broken: bool,
     is_shut: bool,
+    /// Bytes that still get through to the node before the stream breaks.
+    cut_in: Option<usize>,
+    /// Its host is gone without a word.
+    is_forsaken: bool,
+}
+
+impl Stream {
+    fn break_off(&mut self) {
+        self.is_broken = true;
+        self.to_node = Pipe::default();
+        self.to_host = Pipe::default();
+    }
 }
 
 #[derive(Default)]
@@ -117,7 +129,8 @@ impl Network {
     /// When the next bytes arrive anywhere.
     pub(super) fn next_arrival(&self) -> Option<Now> {
         let state = self.0.borrow();
-        let pipes = state.streams.values().flat_map(|stream| [&stream.to_node, &stream.to_host]);
+        let streams = state.streams.values().filter(|stream| !stream.is_forsaken);
+        let pipes = streams.flat_map(|stream| [&stream.to_node, &stream.to_host]);
         pipes.filter_map(Pipe::next_arrival).min()
     }
 
@@ -165,10 +178,25 @@ impl Network {
 
     /// The stream breaks: what is under way is lost, both ends learn of it.
     pub(super) fn break_stream(&self, stream: u64) {
+        if let Some(stream) = self.0.borrow_mut().streams.get_mut(&stream)
+            && !stream.is_forsaken
+        {
+            stream.break_off();
+        }
+    }
+
+    /// The stream breaks when `bytes` more have come to the node.
+    pub(super) fn cut_stream(&self, stream: u64, bytes: usize) {
         if let Some(stream) = self.0.borrow_mut().streams.get_mut(&stream) {
-            stream.is_broken = true;
+            stream.cut_in = Some(bytes);
+        }
+    }
+
+    /// The host is gone: nothing more comes from it, nothing is taken, and the node is not told.
+    pub(super) fn vanish(&self, stream: u64) {
+        if let Some(stream) = self.0.borrow_mut().streams.get_mut(&stream) {
             stream.to_node = Pipe::default();
-            stream.to_host = Pipe::default();
+            stream.is_forsaken = true;
         }
     }
 
@@ -318,7 +346,13 @@ fn receive_some(
     }
     let landing = rx.landing.as_ref().map_or(0, |(_, range)| range.len());
     let limit = (landing + rx.staging.len()).min(piece(random, config));
-    let bytes = stream.to_node.take(now, limit);
+    let bytes = stream.to_node.take(now, limit.min(stream.cut_in.unwrap_or(limit)));
+    if let Some(left) = &mut stream.cut_in {
+        *left -= bytes.len();
+        if *left == 0 {
+            stream.break_off();
+        }
+    }
     if bytes.is_empty() {
         stream.rx = Some(rx);
         return;

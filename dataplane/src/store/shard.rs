@@ -19,6 +19,8 @@ use crate::disk::{self, Disk, Op, WriteData};
 use crate::dma::{Buf, Pool, Slice};
 use std::collections::VecDeque;
 use std::future::Future;
+#[cfg(any(test, feature = "sim"))]
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -256,6 +258,15 @@ impl Shard {
             capacity: slabs_to_bytes(self.tables.map.slab_count()),
             free: slabs_to_bytes(self.tables.map.free_slabs()),
         }
+    }
+
+    /// Where data and slabs' pages lie on the device, in bytes, for a simulator that damages them.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn places(&self) -> [Range<u64>; 2] {
+        let (pages, data) = (self.areas.pages, self.areas.data);
+        let end = data + u64::from(self.areas.slabs) * SLAB_BLOCKS as u64;
+        [data..end, pages..pages + 2 * u64::from(self.areas.slabs)]
+            .map(|blocks| blocks.start * BLOCK as u64..blocks.end * BLOCK as u64)
     }
 
     /// What has been done so far.
