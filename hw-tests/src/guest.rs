@@ -42,11 +42,13 @@ pub(crate) struct Options {
     pub(crate) capture: Option<PathBuf>,
     /// A port of the host's loopback that is handed on to a port of the guest.
     pub(crate) forward: Option<(u16, u16)>,
+    /// More arguments for QEMU.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory_mib: 768, processors: 4, capture: None, forward: None }
+        Self { memory_mib: 768, processors: 4, capture: None, forward: None, arguments: Vec::new() }
     }
 }
 
@@ -179,6 +181,7 @@ fn command(image: &Image, folder: &Path, socket: &Path, options: &Options) -> Re
         .arg("-chardev")
         .arg(format!("socket,id=agent,path={}", socket.display()))
         .args(["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent"]);
+    command.args(&options.arguments);
     if let Some(file) = &options.capture {
         command
             .arg("-object")

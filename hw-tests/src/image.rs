@@ -21,7 +21,7 @@ const PACKAGES: &str =
     "busybox-static,e2fsprogs,fio,iproute2,jq,kmod,mount,nvme-cli,procps,util-linux,xfsprogs";
 
 /// Parts of the kernel's module tree that are kept; the rest is hardware that QEMU has not.
-const MODULE_FOLDERS: [&str; 25] = [
+const MODULE_FOLDERS: [&str; 26] = [
     "arch/x86/crypto",
     "block",
     "crypto",
@@ -47,6 +47,7 @@ const MODULE_FOLDERS: [&str; 25] = [
     "fs/xfs",
     "lib",
     "net",
+    "virt/lib",
 ];
 
 /// Loaded before the root can be mounted.

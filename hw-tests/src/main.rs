@@ -9,6 +9,7 @@
 mod agent;
 mod bed;
 mod guest;
+mod hardware;
 mod image;
 mod initiator;
 mod measure;

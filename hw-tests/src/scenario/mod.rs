@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use crate::bed::{Bed, Maker};
 use crate::node::Shape;
-use crate::wire;
+use crate::{hardware, wire};
 
 /// How a scenario that did not fail ended.
 pub(crate) enum Outcome {
@@ -53,6 +53,14 @@ const fn on_wide(
     Scenario { name, about, run: Run::OnBed(Shape::Wide, run) }
 }
 
+const fn alone(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Maker) -> Result<Outcome>,
+) -> Scenario {
+    Scenario { name, about, run: Run::Alone(run) }
+}
+
 /// All of them, the quick and basic ones first.
 pub(crate) const SCENARIOS: &[Scenario] = &[
     on_bed("discover", "discovery log on both ports, and connect-all from it", connect::discover),
@@ -83,4 +91,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "tshark finds no fault with the traffic, digests included",
         run: Run::Alone(wire::check),
     },
+    alone("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),
+    alone("vfio-serve", "bind, format, serve, verify on our own driver", hardware::first),
 ];

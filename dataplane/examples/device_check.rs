@@ -1,0 +1,136 @@
+//! Tries out a device that this process drives itself: `device_check WHAT ADDRESS...`.
+//!
+//! - `raw`: VFIO alone, on an NVMe controller: registers, memory, an interrupt, reset, and the same
+//!   again after the device was given back.
+//! - `hold`: opens the device and prints `held`; ends when the kernel wants it back.
+//!
+//! Run by the machine tests, in a guest whose IOMMU would tell of any access that is not right.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test program on real time")]
+
+use dataplane::dma::Arena;
+use dataplane::hardware::{Device, Interrupt, Presence, Registers, ResetError};
+use dataplane::pci::Machine;
+use dataplane::vfio::{Options, Vfio, VfioDevice};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// Registers of an NVMe controller (NVM Express Base 2.1, 3.1.4).
+const VS: usize = 0x08;
+const CC: usize = 0x14;
+const CSTS: usize = 0x1c;
+const AQA: usize = 0x24;
+const ASQ: usize = 0x28;
+const ACQ: usize = 0x30;
+const ADMIN_TAIL: usize = 0x1000;
+const ADMIN_HEAD: usize = 0x1004;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [what, addresses @ ..] = arguments.as_slice() else { panic!("WHAT ADDRESS...") };
+    let vfio = Vfio::new(Options { no_iommu: true, ..Options::default() });
+    let arena = Arena::for_devices(8 << 20, 1).unwrap();
+    println!("huge pages: {}", arena.is_on_huge_pages());
+    let open = |address: &String| {
+        let address = address.parse().unwrap_or_else(|error| panic!("{error}"));
+        vfio.open(&Machine::this(), address, &arena).unwrap_or_else(|error| panic!("{error}"))
+    };
+    match what.as_str() {
+        "raw" => {
+            let mut devices: Vec<VfioDevice> = addresses.iter().map(open).collect();
+            devices.iter_mut().for_each(raw);
+            let window = devices[0].registers();
+            drop(devices);
+            assert_eq!(window.read32(VS), u32::MAX, "what was given back reads as ones");
+            // The container has lost its last group: everything is mapped anew.
+            let mut devices: Vec<VfioDevice> = addresses.iter().map(open).collect();
+            devices.iter_mut().for_each(raw);
+        }
+        "hold" => hold(addresses.iter().map(open).collect()),
+        other => panic!("{other} is none of raw, hold"),
+    }
+    println!("done");
+}
+
+/// Until the first of the devices is wanted back.
+fn hold(devices: Vec<VfioDevice>) {
+    println!("held");
+    while devices.iter().all(|device| device.presence() == Presence::Present) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("wanted: {:?}", devices[0].presence());
+}
+
+fn raw(device: &mut VfioDevice) {
+    let registers = device.registers();
+    assert_eq!(device.presence(), Presence::Present);
+    for round in 0..2 {
+        let interrupts = if round == 0 { device.interrupts(1).unwrap() } else { Vec::new() };
+        identify(device, &registers, interrupts.into_iter().next());
+        device.begin_reset();
+        let ended = loop {
+            if let Some(ended) = device.poll_reset() {
+                break ended;
+            }
+        };
+        match ended {
+            Ok(()) => assert_eq!(registers.read32(CC), 0, "reset"),
+            Err(ResetError::Unsupported) => println!("no function-level reset"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Enables the controller and has it identify itself, by the interrupt if there is one.
+fn identify(
+    device: &VfioDevice,
+    registers: &impl Registers,
+    interrupt: Option<impl Interrupt>,
+) {
+    let memory = device.allocate(3 * 4096).unwrap();
+    let wait = |what: &str, reached: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !reached() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        }
+    };
+    registers.write32(CC, 0);
+    wait("idle", &|| registers.read32(CSTS) & 1 == 0);
+    registers.write32(AQA, 15 << 16 | 15);
+    registers.write64(ASQ, memory.address(0));
+    registers.write64(ACQ, memory.address(4096));
+    registers.write32(CC, 4 << 20 | 6 << 16 | 1);
+    wait("ready", &|| registers.read32(CSTS) & 1 == 1);
+    let mut command = [0_u64; 8];
+    command[0] = 0x06 | 7 << 16;
+    command[3] = memory.address(8192);
+    command[5] = 1;
+    memory.write_words(0, &command);
+    let mut interrupt = interrupt;
+    if let Some(interrupt) = &mut interrupt {
+        interrupt.arm();
+    }
+    registers.write32(ADMIN_TAIL, 1);
+    wait("completion", &|| memory.load32(4096 + 12) >> 16 & 1 == 1);
+    assert_eq!(memory.load32(4096 + 12) >> 17, 0, "status");
+    registers.write32(ADMIN_HEAD, 1);
+    if let Some(interrupt) = &mut interrupt {
+        let is_raised = is_raised(interrupt);
+        interrupt.disarm();
+        assert!(is_raised, "the interrupt came");
+        println!("interrupt: yes");
+    }
+    let mut identity = [0; 72];
+    memory.copy_out(8192, &mut identity);
+    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&identity[range]).into_owned();
+    println!("{} VS {:#x}: {} {}", device.name(), registers.read32(VS), text(24..64).trim(), text(4..24));
+    registers.write32(CC, 0);
+    wait("idle", &|| registers.read32(CSTS) & 1 == 0);
+}
+
+fn is_raised(interrupt: &impl Interrupt) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let fd = interrupt.fd();
+    let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)];
+    poll(&mut fds, Some(&limit)).is_ok_and(|count| count == 1)
+}

@@ -1,0 +1,275 @@
+//! A guest with an IOMMU and disks, and the node in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::qmp::Qmp;
+use crate::agent::Job;
+use crate::bed::Maker;
+use crate::guest::{Guest, Options};
+use crate::shell;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The node's subsystem.
+const NQN: &str = "nqn.2026-11.io.basalt:hardware";
+
+/// A namespace of an emulated SSD.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Namespace {
+    pub(crate) mib: u64,
+    pub(crate) block: u32,
+    /// Bytes of metadata for each block.
+    pub(crate) metadata: u32,
+}
+
+impl Namespace {
+    pub(crate) const PLAIN: Self = Self { mib: 1024, block: 4096, metadata: 0 };
+}
+
+/// An emulated SSD, alone behind a root port: the first is at 0000:01:00.0, and so on.
+#[derive(Clone, Debug)]
+pub(crate) struct Ssd {
+    pub(crate) namespaces: Vec<Namespace>,
+    /// Keep a log of all writes and flushes beside the first namespace.
+    pub(crate) logged: bool,
+}
+
+/// A running machine.
+pub(crate) struct Machine {
+    pub(crate) guest: Guest,
+    folder: PathBuf,
+}
+
+/// Functions that every script may use.
+const PRELUDE: &str = r#"
+set -euo pipefail
+B=/run/basalt
+C=/run/check
+export BASALT_SOCKET=/run/node.sock
+until_there() { # PATH...
+    local p
+    for p in "$@"; do
+        for _ in $(seq 200); do [ -e "$p" ] && break; sleep 0.1; done
+        [ -e "$p" ] || { echo "$p did not appear" >&2; return 1; }
+    done
+}
+start() { # starts the node and waits until it answers
+    setsid $B serve --config /run/node.toml >> /run/node.log 2>&1 < /dev/null 7<&- 8>&- &
+    echo $! > /run/node.pid
+    for _ in $(seq 300); do
+        $B node > /dev/null 2>&1 && return
+        kill -0 "$(cat /run/node.pid)" 2> /dev/null || break
+        sleep 0.1
+    done
+    echo "the node did not start:" >&2
+    tail -n 20 /run/node.log >&2
+    return 1
+}
+stop() { # ends it well
+    kill "$(cat /run/node.pid)"
+    for _ in $(seq 300); do
+        kill -0 "$(cat /run/node.pid)" 2> /dev/null || return 0
+        sleep 0.1
+    done
+    echo "the node did not stop" >&2
+    return 1
+}
+crash() { # ends it at once
+    kill -9 "$(cat /run/node.pid)"
+    while kill -0 "$(cat /run/node.pid)" 2> /dev/null; do sleep 0.02; done
+}
+connect() { # OPTION...
+    nvme connect -t tcp -a 127.0.0.1 -s 4420 -n $NQN --reconnect-delay=1 --ctrl-loss-tmo=120 \
+        --keep-alive-tmo=30 "$@" > /dev/null
+}
+device() { # the first namespace of the node, waiting for it
+    local c d
+    for _ in $(seq 100); do
+        for c in /sys/class/nvme/nvme*; do
+            [ "$(cat $c/transport 2> /dev/null)" = tcp ] || continue
+            for d in /sys/block/nvme*n1; do
+                [ "$(cat $d/wwid 2> /dev/null)" = "uuid.$UUID" ] && [ -b /dev/${d##*/} ] && {
+                    echo /dev/${d##*/}
+                    return
+                }
+            done
+        done
+        sleep 0.1
+    done
+    echo "the volume did not appear" >&2
+    return 1
+}
+configure() { # DEVICE NAMESPACE: a node on this disk
+    cat > /run/node.toml << EOF
+[node]
+name = "hardware"
+nqn = "$NQN"
+cores = [0, 1]
+buffers = "32MiB"
+[[disk]]
+device = "$1"
+namespace = $2
+[[portal]]
+listen = "127.0.0.1:4420"
+EOF
+}
+UUID=5f0c8c2e-0000-4000-8000-00000000cafe
+"#;
+
+impl Machine {
+    /// Boots it, with the program under test at `/run/basalt`.
+    pub(crate) fn boot(maker: &mut Maker, ssds: &[Ssd]) -> Result<Self> {
+        maker.made += 1;
+        let folder = maker.folder.join(maker.made.to_string());
+        fs::create_dir_all(&folder)?;
+        let mut arguments = vec!["-device".to_owned(), "intel-iommu,intremap=on".to_owned()];
+        let beside = maker.binary.parent().context("the program lies in no folder")?;
+        let check = beside.join("examples/device_check");
+        for (name, program) in [("basalt", &maker.binary), ("check", &check)] {
+            arguments.extend(program_disk(&folder, name, program)?);
+        }
+        let qmp = format!("unix:{},server=on,wait=off", folder.join("qmp").display());
+        arguments.extend(["-qmp".to_owned(), qmp]);
+        for (number, ssd) in ssds.iter().enumerate() {
+            arguments.extend(ssd.arguments(&folder, number + 1)?);
+        }
+        let options =
+            Options { memory_mib: 1024, processors: 2, arguments, ..Options::default() };
+        let guest = Guest::boot(&maker.image, &folder.join("guest"), &options)?;
+        let machine = Self { guest, folder };
+        machine.run(
+            r#"# take the programs
+            for d in /sys/block/vd*; do
+                name=$(cat $d/serial)
+                case $name in basalt | check)
+                    cat /dev/${d##*/} > /run/$name
+                    chmod +x /run/$name
+                esac
+            done
+            modprobe -a vfio-pci nvme
+            echo 64 > /proc/sys/vm/nr_hugepages
+            until_there /dev/nvme0n1
+            dmesg -C"#,
+        )?;
+        Ok(machine)
+    }
+
+    pub(crate) fn qmp(&self) -> Result<Qmp> {
+        Qmp::connect(&self.folder.join("qmp"))
+    }
+
+    /// A file of the machine on the host.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Runs a script in the guest, with the functions of the prelude.
+    pub(crate) fn run(&self, script: &str) -> Result<String> {
+        self.guest.finish(self.start(script)?)
+    }
+
+    /// Runs a script that must fail, and returns what it printed.
+    pub(crate) fn run_to_fail(&self, script: &str) -> Result<String> {
+        self.guest.run_to_fail(&with_prelude(script), LIMIT)
+    }
+
+    /// Starts a script that runs beside others.
+    pub(crate) fn start(&self, script: &str) -> Result<Job> {
+        self.guest.start(&with_prelude(script), LIMIT)
+    }
+
+    /// What every scenario ends with: the kernel has no complaint, and the IOMMU had to stop
+    /// nothing.
+    pub(crate) fn check(&self) -> Result<()> {
+        let faults = self.run("# faults\ndmesg | grep -E 'DMAR:.*(fault|Request)' || true")?;
+        ensure!(faults.is_empty(), "a device reached for memory that is not mapped:\n{faults}");
+        let complaints = self.run(
+            "# complaints\ndmesg | grep -E 'BUG:|WARNING:|Oops|hung task|blocked for more' || true",
+        )?;
+        ensure!(complaints.is_empty(), "the guest's kernel complains:\n{complaints}");
+        Ok(())
+    }
+
+    /// For the report of a failure.
+    pub(crate) fn log(&self) -> String {
+        let log = self.run("# log\ntail -n 30 /run/node.log; dmesg | tail -n 30");
+        log.unwrap_or_else(|error| format!("{error:#}"))
+    }
+
+    /// Runs a scenario's body, and the common check after it.
+    pub(crate) fn finish(self, body: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let ended = body(&self).and_then(|()| self.check());
+        ended.with_context(|| self.log())
+    }
+}
+
+impl Ssd {
+    /// One namespace of 4096-byte blocks.
+    pub(crate) fn plain() -> Self {
+        Self { namespaces: vec![Namespace::PLAIN], logged: false }
+    }
+
+    /// QEMU's arguments for it, as the `number`th.
+    fn arguments(&self, folder: &Path, number: usize) -> Result<Vec<String>> {
+        let port = format!("pcie-root-port,id=port{number},chassis={number},slot={number}");
+        let ssd = format!("nvme,id=ssd{number},serial=SSD{number},bus=port{number}");
+        let mut arguments = vec![port, format!("{ssd},max_ioqpairs=8,msix_qsize=9")];
+        arguments = arguments.into_iter().flat_map(|a| ["-device".to_owned(), a]).collect();
+        let mut blocks = Vec::new();
+        for (index, namespace) in self.namespaces.iter().enumerate() {
+            let id = index + 1;
+            let file = folder.join(format!("ssd{number}-{id}.img"));
+            let bytes = (namespace.mib << 20) * u64::from(namespace.block + namespace.metadata)
+                / u64::from(namespace.block);
+            fs::File::create(&file)?.set_len(bytes)?;
+            let node = format!("disk{number}-{id}");
+            blocks.push(format!(
+                "driver=file,filename={},node-name={node}-file,discard=unmap",
+                file.display()
+            ));
+            if self.logged && index == 0 {
+                let log = folder.join(format!("ssd{number}.log"));
+                fs::File::create(&log)?.set_len(4 << 30)?;
+                blocks.push(format!("driver=file,filename={},node-name={node}-log", log.display()));
+                blocks.push(format!(
+                    "driver=blklogwrites,node-name={node}-base,file={node}-file,log={node}-log,\
+                     log-sector-size=512,discard=unmap"
+                ));
+            } else {
+                blocks.push(format!("driver=raw,node-name={node}-base,file={node}-file"));
+            }
+            blocks.push(format!("driver=raw,node-name={node},file={node}-base"));
+            let block = namespace.block;
+            arguments.extend([
+                "-device".to_owned(),
+                format!(
+                    "nvme-ns,drive={node},bus=ssd{number},nsid={id},logical_block_size={block},\
+                     physical_block_size={block},ms={}",
+                    namespace.metadata
+                ),
+            ]);
+        }
+        // A block node is made before the device that stands on it.
+        let blocks = blocks.into_iter().flat_map(|block| ["-blockdev".to_owned(), block]);
+        Ok(blocks.chain(arguments).collect())
+    }
+}
+
+/// A program on a disk of its own, which the guest knows by its serial number.
+fn program_disk(folder: &Path, name: &str, program: &Path) -> Result<Vec<String>> {
+    let copy = folder.join(name);
+    let script = format!("objcopy --strip-debug '{}' '{}'", program.display(), copy.display());
+    shell::run(&script, Duration::from_secs(60))?;
+    let drive = format!("if=none,id={name},file={},format=raw,readonly=on", copy.display());
+    let device = format!("virtio-blk-pci,drive={name},serial={name}");
+    Ok(vec!["-drive".to_owned(), drive, "-device".to_owned(), device])
+}
+
+fn with_prelude(script: &str) -> String {
+    let first = script.trim().trim_start_matches("# ").lines().next().unwrap_or_default();
+    format!("# {first}\nNQN={NQN}\n{PRELUDE}\n{script}")
+}

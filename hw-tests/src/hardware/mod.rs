@@ -1,0 +1,10 @@
+//! Basalt inside the guest, on emulated disks behind an emulated IOMMU, which it drives itself.
+//!
+//! The program of the host runs in the guest: it comes on a disk of its own. Whatever a scenario
+//! does, the guest's kernel must not have seen a device reach for memory that was not mapped.
+
+mod machine;
+mod qmp;
+mod scenarios;
+
+pub(crate) use scenarios::{first, raw};
