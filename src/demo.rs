@@ -235,7 +235,7 @@ fn room_below(dir: &Path) -> Option<u64> {
 pub fn image(config: &Config) -> Option<&Path> {
     match &config.node.disks.first()?.source {
         DiskSource::Path(path) => Some(path),
-        DiskSource::Ram { .. } => None,
+        DiskSource::Ram { .. } | DiskSource::Device { .. } => None,
     }
 }
 

@@ -287,6 +287,7 @@ impl Node {
             nqn: NQN.into(),
             cores: vec![suite.node_core],
             poll,
+            no_iommu: false,
             buffers_per_core: 256 << 20,
             metadata_cache: 64 << 20,
             disks: vec![DiskConfig { source, journal: None }],

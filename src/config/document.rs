@@ -34,6 +34,8 @@ pub(super) struct Node {
     pub(super) cores: Option<Spanned<Cores>>,
     #[serde(default)]
     pub(super) poll: bool,
+    #[serde(default)]
+    pub(super) no_iommu: bool,
     pub(super) buffers: Option<Spanned<Size>>,
     pub(super) metadata_cache: Option<Spanned<Size>>,
     pub(super) max_connections: Option<Spanned<usize>>,
@@ -43,6 +45,9 @@ pub(super) struct Node {
 #[serde(deny_unknown_fields)]
 pub(super) struct Disk {
     pub(super) path: Option<Spanned<PathBuf>>,
+    pub(super) device: Option<Spanned<String>>,
+    pub(super) namespace: Option<Spanned<u32>>,
+    pub(super) fua: Option<Spanned<bool>>,
     pub(super) journal: Option<Spanned<PathBuf>>,
     pub(super) ram: Option<Spanned<Size>>,
     pub(super) shards: Option<Spanned<u32>>,

@@ -10,6 +10,7 @@ mod problem;
 pub use problem::{Invalid, Problem};
 
 use dataplane::node::{DiskConfig, DiskSource, NodeConfig, PortalConfig};
+use dataplane::pci::PciAddress;
 use document::{Cores, Disk, Document, Node, Portal};
 use problem::Problems;
 use std::collections::BTreeSet;
@@ -165,6 +166,7 @@ fn node(node: &Spanned<Node>, problems: &mut Problems<'_>) -> NodeConfig {
         nqn: node.nqn.as_ref().map(|nqn| nqn.get_ref().clone()).unwrap_or_default(),
         cores: cores(node.cores.as_ref(), problems),
         poll: node.poll,
+        no_iommu: node.no_iommu,
         buffers_per_core: problems.size(node.buffers.as_ref(), "buffers", BUFFERS, 64 << 20),
         metadata_cache: problems.size(
             node.metadata_cache.as_ref(),
@@ -198,7 +200,7 @@ fn cores(cores: Option<&Spanned<Cores>>, problems: &mut Problems<'_>) -> Vec<usi
 }
 
 fn disks(disks: &[Spanned<Disk>], problems: &mut Problems<'_>) -> Vec<DiskConfig> {
-    let mut paths = BTreeSet::new();
+    let mut names = Names::default();
     if disks.is_empty() {
         let hint = "add one: [[disk]] with path = \"…\", formatted by `basalt disk format`";
         problems.add_whole(format!("there is no disk; {hint}"));
@@ -207,30 +209,40 @@ fn disks(disks: &[Spanned<Disk>], problems: &mut Problems<'_>) -> Vec<DiskConfig
         problems.add(beyond.span(), format!("a node has {DISKS_MAX} disks at most"));
     }
     let take = disks.iter().take(DISKS_MAX);
-    take.filter_map(|entry| disk(entry, &mut paths, problems)).collect()
+    take.filter_map(|entry| disk(entry, &mut names, problems)).collect()
+}
+
+/// What disks there are already.
+#[derive(Default)]
+struct Names {
+    paths: BTreeSet<PathBuf>,
+    devices: BTreeSet<(PciAddress, u32)>,
 }
 
 fn disk(
     entry: &Spanned<Disk>,
-    paths: &mut BTreeSet<PathBuf>,
+    names: &mut Names,
     problems: &mut Problems<'_>,
 ) -> Option<DiskConfig> {
     let disk = entry.get_ref();
     for path in disk.path.iter().chain(&disk.journal) {
         let whole = absolute(path, problems);
-        if !paths.insert(whole) {
+        if !names.paths.insert(whole) {
             problems.add(path.span(), format!("{:?} is used twice", path.get_ref()));
         }
     }
-    let source = match (&disk.path, &disk.ram) {
-        (Some(path), None) => {
-            if let Some(shards) = &disk.shards {
-                let why = "shards of a formatted disk are set by `basalt disk format --shards`";
-                problems.add(shards.span(), why.to_owned());
-            }
+    if let (None, Some(namespace)) = (&disk.device, &disk.namespace) {
+        problems.add(namespace.span(), "only a `device` has namespaces".to_owned());
+    }
+    if let (None, Some(fua)) = (&disk.device, &disk.fua) {
+        problems.add(fua.span(), "`fua` is said of a `device` only".to_owned());
+    }
+    let source = match (&disk.path, &disk.ram, &disk.device) {
+        (Some(path), None, None) => {
+            formatted_shards(disk, problems);
             DiskSource::Path(path.get_ref().clone())
         }
-        (None, Some(ram)) => {
+        (None, Some(ram), None) => {
             if let Some(journal) = &disk.journal {
                 problems.add(journal.span(), "a disk in memory has no separate journal".to_owned());
             }
@@ -240,16 +252,58 @@ fn disk(
             }
             DiskSource::Ram { size: problems.range(ram, "ram", RAM_DISK), shards }
         }
-        (Some(_), Some(ram)) => {
-            problems.add(ram.span(), "a disk has `path` or `ram`, not both".to_owned());
+        (None, None, Some(name)) => device(disk, name, names, problems)?,
+        (None, None, None) => {
+            problems.add(entry.span(), "a disk needs `path`, `device` or `ram`".to_owned());
             return None;
         }
-        (None, None) => {
-            problems.add(entry.span(), "a disk needs `path` or `ram`".to_owned());
+        _ => {
+            let why = "a disk has one of `path`, `device` and `ram`, not several";
+            problems.add(entry.span(), why.to_owned());
             return None;
         }
     };
     Some(DiskConfig { source, journal: disk.journal.as_ref().map(|path| path.get_ref().clone()) })
+}
+
+fn formatted_shards(disk: &Disk, problems: &mut Problems<'_>) {
+    if let Some(shards) = &disk.shards {
+        let why = "shards of a formatted disk are set by `basalt disk format --shards`";
+        problems.add(shards.span(), why.to_owned());
+    }
+}
+
+/// A namespace of a controller that the node drives itself.
+fn device(
+    disk: &Disk,
+    name: &Spanned<String>,
+    names: &mut Names,
+    problems: &mut Problems<'_>,
+) -> Option<DiskSource> {
+    formatted_shards(disk, problems);
+    if let Some(journal) = &disk.journal {
+        let why = "a disk that the node drives itself has its journal on it".to_owned();
+        problems.add(journal.span(), why);
+    }
+    let namespace = disk.namespace.as_ref().map_or(1, |namespace| *namespace.get_ref());
+    if let (0 | u32::MAX, Some(at)) = (namespace, &disk.namespace) {
+        problems.add(at.span(), "namespaces are numbered from 1".to_owned());
+    }
+    let Some(address) = name.get_ref().strip_prefix("pci:").and_then(|text| text.parse().ok())
+    else {
+        let why = format!(
+            "{:?} is no device; write it as \"pci:0000:01:00.0\" (`basalt disk list` shows them)",
+            name.get_ref()
+        );
+        problems.add(name.span(), why);
+        return None;
+    };
+    if !names.devices.insert((address, namespace)) {
+        let why = format!("namespace {namespace} of {address} is used twice");
+        problems.add(name.span(), why);
+    }
+    let fua = disk.fua.as_ref().is_none_or(|fua| *fua.get_ref());
+    Some(DiskSource::Device { address, namespace, fua })
 }
 
 fn portals(portals: &[Spanned<Portal>], problems: &mut Problems<'_>) -> Vec<PortalConfig> {

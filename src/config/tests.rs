@@ -97,8 +97,8 @@ fn every_value_is_checked_with_its_line() {
         ("\"/dev/nvme0n1\"", "\"/dev/sdb\"", 13, "used twice"),
         ("\"/dev/sdb\"", "\"disk.img\"", 12, "relative"),
         ("ram = \"1GiB\"", "size = \"1GiB\"", 16, "unknown field `size`"),
-        ("ram = \"1GiB\"", "", 15, "needs `path` or `ram`"),
-        ("ram = \"1GiB\"", "ram = \"1GiB\"\npath = \"/d\"", 16, "not both"),
+        ("ram = \"1GiB\"", "", 15, "needs `path`, `device` or `ram`"),
+        ("ram = \"1GiB\"", "ram = \"1GiB\"\npath = \"/d\"", 15, "not several"),
         ("ram = \"1GiB\"", "ram = \"1KiB\"", 16, "64 MiB to 4 TiB"),
         ("shards = 2", "shards = 65", 15, "64 shards at most"),
         ("shards = 2", "journal = \"/j\"", 17, "no separate journal"),
@@ -112,6 +112,35 @@ fn every_value_is_checked_with_its_line() {
         ("\"/tmp/s\"", "\"s\"", 28, "relative"),
     ] {
         expect(&broken(from, to), line, text);
+    }
+}
+
+#[test]
+fn devices_are_checked() {
+    let with = |disk: &str| {
+        let text = GOOD.replace("ram = \"1GiB\"", disk).replace("shards = 2", "");
+        parse(&text, "f").map(|config| config.node.disks).map_err(|invalid| invalid.problems)
+    };
+    let disks = with("device = \"pci:0000:01:00.0\"").expect("good");
+    let DiskSource::Device { address, namespace, fua: true } = disks[1].source else {
+        panic!("a device")
+    };
+    assert_eq!((address.to_string().as_str(), namespace), ("0000:01:00.0", 1));
+    for (disk, text) in [
+        ("device = \"0000:01:00.0\"", "write it as \"pci:0000:01:00.0\""),
+        ("device = \"pci:nonsense\"", "write it as"),
+        ("device = \"pci:01:00.0\"\nnamespace = 0", "numbered from 1"),
+        ("device = \"pci:01:00.0\"\nshards = 2", "--shards"),
+        ("device = \"pci:01:00.0\"\njournal = \"/j\"", "journal on it"),
+        ("device = \"pci:01:00.0\"\n[[disk]]\ndevice = \"pci:0:1:0.0\"", "is used twice"),
+        ("ram = \"1GiB\"\nfua = false", "of a `device` only"),
+        ("ram = \"1GiB\"\nnamespace = 2", "only a `device` has namespaces"),
+    ] {
+        let problems = with(disk).expect_err("refused");
+        assert!(
+            problems.iter().any(|problem| problem.text.contains(text)),
+            "{text}: {problems:#?}"
+        );
     }
 }
 

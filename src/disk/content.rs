@@ -1,8 +1,9 @@
 //! What is on a disk, as far as it matters before it is overwritten.
 
-use super::medium::Bench;
-use crate::failure::Failure;
-use dataplane::disk::kernel::KernelFile;
+use super::medium::{Bench, Medium};
+use crate::failure::{Exit, Failure};
+use dataplane::disk::{Disk, Op};
+use dataplane::dma::Pool;
 use dataplane::store::{self, MountError, Probe};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -51,12 +52,19 @@ pub(super) fn is_member(what: &str) -> bool {
 }
 
 /// Looks at a disk. With `open`, disks of ours are told from others.
-pub(super) fn of(path: &Path, open: Option<(&Bench, &KernelFile)>) -> Result<Content, Failure> {
-    if let Some((bench, file)) = open {
-        match store::probe(bench.drive(file)?, bench.pool()) {
+pub(super) fn of(path: &Path, open: Option<(&Bench, &Medium)>) -> Result<Content, Failure> {
+    if let Some((bench, medium)) = open {
+        match store::probe(bench.drive(medium)?, bench.pool()) {
             Ok(probe) => return Ok(Content::Basalt(probe)),
             Err(MountError::NotFormatted) => {}
             Err(error) => return Ok(Content::Damaged(error.to_string())),
+        }
+        if let Medium::Device(_) = medium {
+            let mut disk = bench.drive(medium)?;
+            let end = disk.info().capacity;
+            let head = read(&mut *disk, bench.pool(), 0, HEAD.min(end))?;
+            let tail = read(&mut *disk, bench.pool(), end - TAIL.min(end), TAIL.min(end))?;
+            return Ok(classify(&head, &tail));
         }
     }
     let explain = |error| Failure::io(format!("cannot read {}", path.display()), &error);
@@ -68,6 +76,29 @@ pub(super) fn of(path: &Path, open: Option<(&Bench, &KernelFile)>) -> Result<Con
     let mut tail = Vec::new();
     file.take(TAIL).read_to_end(&mut tail).map_err(explain)?;
     Ok(classify(&head, &tail))
+}
+
+/// Reads a disk that only we can reach.
+fn read(disk: &mut dyn Disk, pool: &Pool, offset: u64, len: u64) -> Result<Vec<u8>, Failure> {
+    const PIECE: u64 = 128 << 10;
+    let name = disk.info().name.clone();
+    let mut bytes = Vec::with_capacity(len as usize);
+    while (bytes.len() as u64) < len {
+        let done = bytes.len() as u64;
+        let size = PIECE.min(len - done) as usize;
+        let buf = pool.alloc(size).expect("the pool of a tool is empty between two reads");
+        disk.submit(0, Op::Read { offset: offset + done, buf });
+        let mut ended = Vec::with_capacity(1);
+        while ended.is_empty() {
+            disk.poll(&mut ended);
+        }
+        let ended = ended.swap_remove(0);
+        let explain = |error| Failure::new(Exit::Failed, format!("cannot read {name}: {error}"));
+        ended.result.map_err(explain)?;
+        let Op::Read { buf, .. } = ended.op else { unreachable!("a read comes back as one") };
+        bytes.extend_from_slice(&buf[..size]);
+    }
+    Ok(bytes)
 }
 
 fn classify(head: &[u8], tail: &[u8]) -> Content {

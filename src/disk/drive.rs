@@ -1,9 +1,8 @@
 //! The drives of this machine, whoever drives them: from sysfs, and from what they answer.
 
 use dataplane::disk::health::{Concern, Health};
-use dataplane::disk::kernel::{DeviceEntry, list_devices};
+use dataplane::disk::kernel::{self, DeviceEntry, list_devices};
 use dataplane::pci::{ControllerKind, Machine, PciFunction};
-use dataplane::uring::passthrough;
 use dataplane::vfio;
 use serde::Serialize;
 use std::fs::{self, File};
@@ -119,7 +118,7 @@ fn of_device(machine: &Machine, device: DeviceEntry) -> Drive {
     let sysfs = machine.path("sys/block").join(name.to_string_lossy().replace('/', "!"));
     let below = sysfs.join("device");
     let firmware = attribute(&below, "firmware_rev").or_else(|| attribute(&below, "rev"));
-    let health = health(&device.path, &sysfs);
+    let health = kernel::health(&device.path);
     let slot = function.as_ref().and_then(|function| slot(machine, function));
     Drive {
         path: Some(device.path),
@@ -166,25 +165,6 @@ fn of_bare_controller(machine: &Machine, function: &PciFunction) -> Drive {
         health: None,
         concerns: Vec::new(),
     }
-}
-
-/// What the drive says of itself, if this process may ask it and it answers.
-fn health(path: &Path, sysfs: &Path) -> Option<Health> {
-    let name = path.file_name()?.to_string_lossy();
-    if name.starts_with("nvme") {
-        let log = passthrough::nvme_health(&File::open(path).ok()?).ok()?;
-        return Some(Health::from_nvme_bytes(&log));
-    }
-    // Only where the disk speaks ATA: others would take the command for another.
-    let is_ata = fs::canonicalize(sysfs).ok()?.components().any(|part| {
-        let part = part.as_os_str().to_string_lossy();
-        part.strip_prefix("ata").is_some_and(|rest| rest.parse::<u32>().is_ok())
-    });
-    if !is_ata {
-        return None;
-    }
-    let (data, is_failing) = passthrough::ata_health(&File::open(path).ok()?).ok()?;
-    Some(Health::from_ata(&data, is_failing))
 }
 
 fn concerns(health: Option<&Health>) -> Vec<&'static str> {

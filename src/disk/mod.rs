@@ -15,9 +15,9 @@ use crate::output::{Format, print, print_json};
 use crate::size::Size;
 use clap::{Args, Subcommand, ValueEnum};
 use content::Content;
-use dataplane::disk::kernel::{Allocation, KernelFile, create_file, reserve_file};
+use dataplane::disk::kernel::{Allocation, create_file, reserve_file};
 use dataplane::store;
-use medium::{Bench, opened};
+use medium::{Bench, DeviceName, Medium, opened};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -48,7 +48,8 @@ pub enum Command {
 /// `basalt disk format`.
 #[derive(Debug, Args)]
 pub struct FormatOptions {
-    /// A block device, or a file
+    /// A block device, a file, or pci:ADDRESS of a controller given to vfio-pci (pci:ADDRESS/N: its
+    /// Nth namespace)
     pub path: PathBuf,
     /// Make a file of this size, which must not be there yet
     #[arg(long, conflicts_with = "force")]
@@ -187,18 +188,28 @@ fn format(options: &FormatOptions, output: Format) -> Result<(), Failure> {
     let shown = path.display();
     print(&format!(
         "{shown} is formatted.\n\nuuid    {}\nmode    {mode}\nshards  {}\ndata    {}\n\
-         journal {} each shard\n\nFor the configuration:\n\n[[disk]]\npath = {}\n{}",
+         journal {} each shard\n\nFor the configuration:\n\n[[disk]]\n{}\n{}",
         made.disk,
         made.shards,
         Size(made.data_bytes),
         Size(made.journal_bytes),
-        absolute(path),
+        configured(path),
         options
             .journal
             .as_ref()
             .map(|p| format!("journal = {}\n", absolute(p)))
             .unwrap_or_default()
     ))
+}
+
+/// The lines that name the disk in a configuration.
+fn configured(path: &Path) -> String {
+    match DeviceName::parse(path) {
+        Some(Ok(DeviceName { address, namespace })) => {
+            format!("device = \"pci:{address}\"\nnamespace = {namespace}")
+        }
+        _ => format!("path = {}", absolute(path)),
+    }
 }
 
 fn absolute(path: &Path) -> toml::Value {
@@ -223,7 +234,7 @@ fn make_for_format(path: &Path, size: u64, allocate: Allocate) -> Result<(), Fai
 }
 
 /// Opens a disk that is to be overwritten, once it is sure that it may be.
-fn take(bench: &Bench, path: &Path, force: bool) -> Result<KernelFile, Failure> {
+fn take(bench: &Bench, path: &Path, force: bool) -> Result<Medium, Failure> {
     let file = medium::open(path)?;
     let shown = path.display();
     let held = match content::of(path, Some((bench, &file)))? {
@@ -240,8 +251,8 @@ fn take(bench: &Bench, path: &Path, force: bool) -> Result<KernelFile, Failure> 
 
 fn format_open(
     bench: &Bench,
-    data: &KernelFile,
-    journal: Option<&KernelFile>,
+    data: &Medium,
+    journal: Option<&Medium>,
     options: store::FormatOptions,
 ) -> Result<store::Formatted, Failure> {
     let journal = journal.map(|file| bench.drive(file)).transpose()?;
@@ -251,7 +262,7 @@ fn format_open(
             store::FormatError::Option(_) => Exit::Usage,
             _ => Exit::Failed,
         };
-        Failure::new(exit, format!("{}: {error}", data.info().name))
+        Failure::new(exit, format!("{}: {error}", data.name()))
     })
 }
 

@@ -1,5 +1,6 @@
 //! One core of the plane: what it owns, and what it does in a turn.
 
+mod devices;
 mod links;
 pub mod mailbox;
 mod message;
@@ -7,6 +8,7 @@ mod plane;
 mod reactor;
 pub mod timer;
 
+pub(crate) use devices::Devices;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use links::mesh_of;
 pub(crate) use links::{Links, mesh};

@@ -1,6 +1,6 @@
 //! What one core does in one turn. The reactor calls it on real time, the simulator on its own.
 
-use super::{Adopted, Links, Message, ShardCommand, ShardReply};
+use super::{Adopted, Devices, Links, Message, ShardCommand, ShardReply};
 use crate::dma::Pool;
 use crate::frontend::{Frontend, Post, Surrounding};
 use crate::net::{Event as NetEvent, Net};
@@ -82,6 +82,7 @@ pub(crate) struct Core {
     registry: Registry,
     log: EventLog,
     stats: Arc<CoreStats>,
+    devices: Devices,
     phase: Phase,
     events: Vec<NetEvent>,
     messages: Vec<Message>,
@@ -145,6 +146,7 @@ impl Core {
             registry,
             log,
             stats,
+            devices: Devices::default(),
             phase: Phase::Running,
             events: Vec::with_capacity(256),
             messages: Vec::with_capacity(256),
@@ -154,9 +156,22 @@ impl Core {
         }
     }
 
+    /// Gives the core hardware to drive.
+    pub(crate) fn set_devices(&mut self, devices: Devices) {
+        self.devices = devices;
+    }
+
+    /// What is left when the core has stopped.
+    pub(crate) fn into_devices(self) -> Devices {
+        self.devices
+    }
+
     /// One turn. Returns whether there was anything to do.
     pub(crate) fn turn(&mut self, now: Now) -> bool {
-        let mut worked = self.take_messages(now);
+        let log = &self.log;
+        let mut worked =
+            self.devices.poll(now, &mut |severity, kind, text| log.note(severity, kind, text));
+        worked |= self.take_messages(now);
         worked |= self.take_net_events(now);
         worked |= self.poll_shards(now);
         worked |= self.retry(now);
@@ -171,9 +186,15 @@ impl Core {
     }
 
     /// When the next turn is due even if nothing comes; `None`: not before something comes.
-    pub(crate) fn deadline(&self) -> Option<Now> {
+    pub(crate) fn deadline(&self, now: Now) -> Option<Now> {
         let control = self.control.as_ref().and_then(Control::deadline);
-        [self.frontend.deadline(), control].into_iter().flatten().min()
+        let devices = self.devices.deadline(now);
+        [self.frontend.deadline(), control, devices].into_iter().flatten().min()
+    }
+
+    /// Whether something is under way that only the next turn can notice.
+    pub(crate) fn must_poll(&self) -> bool {
+        self.devices.must_poll()
     }
 
     /// Whether the core may sleep until its deadline or something comes.

@@ -52,7 +52,7 @@ pub(crate) fn run(core: &mut Core, ring: &Ring, clock: Clock, poll: bool) {
             continue;
         }
         let idle_for = now - *idle_since.get_or_insert(now);
-        if poll || idle_for < spin {
+        if poll || idle_for < spin || core.must_poll() {
             std::hint::spin_loop();
             continue;
         }
@@ -68,7 +68,7 @@ pub(crate) fn run(core: &mut Core, ring: &Ring, clock: Clock, poll: bool) {
 /// Sleeps until the deadline or something comes; how long that was.
 fn sleep(core: &mut Core, ring: &Ring, clock: Clock, now: Now) -> Now {
     let longest = if core.in_flight() > 0 { SLEEP_BUSY_MAX } else { SLEEP_MAX };
-    let timeout = core.deadline().map_or(longest, |at| at.saturating_sub(now).min(longest));
+    let timeout = core.deadline(now).map_or(longest, |at| at.saturating_sub(now).min(longest));
     if timeout.is_zero() {
         return SHORT_SLEEP;
     }

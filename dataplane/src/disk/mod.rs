@@ -7,9 +7,11 @@
 pub mod conformance;
 pub mod health;
 pub mod kernel;
+pub mod latency;
 pub mod nvme;
 pub mod ram;
 mod shared;
+pub mod single;
 
 pub use shared::Shared;
 

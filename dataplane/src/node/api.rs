@@ -1,5 +1,6 @@
 //! What the command line, the management API and the metrics know of a node: plain data.
 
+use crate::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub struct NodeConfig {
     pub cores: Vec<usize>,
     /// Never sleep: lowest latency, a whole processor each.
     pub poll: bool,
+    /// Whether devices without an IOMMU may be driven, which can write anywhere in memory.
+    pub no_iommu: bool,
     /// Buffer memory of each core in bytes.
     pub buffers_per_core: usize,
     /// Metadata cache of all shards together in bytes.
@@ -42,6 +45,15 @@ pub struct DiskConfig {
 pub enum DiskSource {
     /// A formatted file or block device.
     Path(PathBuf),
+    /// A formatted namespace of a controller that `vfio-pci` has: the node drives it itself.
+    Device {
+        /// The controller.
+        address: PciAddress,
+        /// Number of the namespace.
+        namespace: u32,
+        /// Whether Force Unit Access does what it says; if not, writes are flushed instead.
+        fua: bool,
+    },
     /// Memory, formatted at start and lost at the end: for benchmarks.
     Ram {
         /// Bytes.

@@ -4,13 +4,17 @@
 //! being served. What only the configuration can mend is an error.
 
 use super::control::DiskState;
+use super::controllers::{Opener, Place, Queues};
 use super::record::Record;
+use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
-use crate::core::ShardSeat;
+use crate::core::{Clock, Devices, ShardSeat};
 use crate::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
+use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
 use crate::disk::{Disk, Shared};
 use crate::dma::Pool;
+use crate::pci::PciAddress;
 use crate::store::{self, FormatOptions, Mode, MountError, OpenOptions, Shard};
 use crate::uring::{Ring, RingOptions};
 use crate::volume::ShardAddress;
@@ -48,6 +52,8 @@ pub(super) enum Media {
     Kernel(Box<KernelFile>, Option<Box<KernelFile>>),
     /// One memory disk for each shard, taken by its core.
     Ram(Arc<Mutex<Vec<Option<RamDisk>>>>),
+    /// A namespace of a controller that the node drives itself.
+    Device(Place),
 }
 
 /// Why a disk was not opened.
@@ -64,10 +70,14 @@ impl Disks {
     /// # Errors
     /// [`StartError::Config`] where another disk than one that works is meant, and
     /// [`StartError::System`].
-    pub(super) fn open(config: &NodeConfig, pool: &Rc<Pool>) -> Result<Self, StartError> {
+    pub(super) fn open(
+        config: &NodeConfig,
+        opener: &mut Opener<'_>,
+        pool: &Rc<Pool>,
+    ) -> Result<Self, StartError> {
         let cores = config.cores.len();
         let disks = config.disks.iter().enumerate();
-        let disks = disks.map(|(number, disk)| NodeDisk::open(disk, number, cores, pool));
+        let disks = disks.map(|(number, disk)| NodeDisk::open(disk, (number, cores), opener, pool));
         disks.collect::<Result<_, _>>().map(Self)
     }
 
@@ -89,6 +99,14 @@ impl Disks {
         all.enumerate().filter(|(number, _)| number % cores == core).map(|(_, seat)| seat).collect()
     }
 
+    /// Whether core `core` mounts a shard on the controller of this number.
+    pub(super) fn uses(&self, core: usize, cores: usize, controller: usize) -> bool {
+        self.seats(core, cores).iter().any(|(_, media)| match media {
+            Media::Device(place) => place.controller() == controller,
+            Media::Kernel(..) | Media::Ram(_) => false,
+        })
+    }
+
     /// Leaves a disk out one of whose shards was not mounted.
     pub(super) fn fail(&mut self, disk: usize, reason: String) {
         self.0[disk].offline.get_or_insert(reason);
@@ -107,6 +125,19 @@ impl Disks {
             let NodeDisk { path, offline, .. } = &self.0[number];
             (number, path.as_str(), offline.as_deref().unwrap_or_default())
         })
+    }
+
+    /// What to look after: the disks that are served, with the latencies of their shards.
+    pub(super) fn watched(&self, timed: &[TimedShard]) -> Vec<Watched> {
+        let served = self.0.iter().enumerate().filter(|(number, _)| self.is_served(*number));
+        let watched = served.filter_map(|(number, disk)| {
+            let of_it: Vec<&TimedShard> =
+                timed.iter().filter(|shard| shard.disk == number).collect();
+            let rotational = of_it.first()?.rotational;
+            let latencies = of_it.into_iter().map(|shard| Arc::clone(&shard.latencies)).collect();
+            Some(Watched { name: disk.path.clone(), rotational, latencies })
+        });
+        watched.collect()
     }
 
     /// Refuses to start a node that would serve nothing.
@@ -159,8 +190,8 @@ impl Disks {
 impl NodeDisk {
     fn open(
         config: &DiskConfig,
-        number: usize,
-        cores: usize,
+        (number, cores): (usize, usize),
+        opener: &mut Opener<'_>,
         pool: &Rc<Pool>,
     ) -> Result<Self, StartError> {
         let (path, opened) = match &config.source {
@@ -168,6 +199,10 @@ impl NodeDisk {
                 let name = path.display().to_string();
                 let opened = open_file(path, &name, config.journal.as_deref(), pool);
                 (name, opened)
+            }
+            DiskSource::Device { address, namespace, fua } => {
+                let name = format!("pci:{address}/{namespace}");
+                (name, open_device((*address, *fua), *namespace, opener, pool))
             }
             DiskSource::Ram { size, shards } => {
                 let shards = if *shards == 0 { cores } else { *shards as usize };
@@ -216,6 +251,19 @@ fn open_file(
         shards: usize::from(probe.shards),
         media: Media::Kernel(Box::new(file), journal.map(Box::new)),
     })
+}
+
+fn open_device(
+    controller: (PciAddress, bool),
+    namespace: u32,
+    opener: &mut Opener<'_>,
+    pool: &Rc<Pool>,
+) -> Result<Opened, Unusable> {
+    let (place, disk) = opener.open(controller, namespace).map_err(Unusable::Offline)?;
+    let probe = store::probe(disk, pool).map_err(|error| Unusable::Offline(unreadable(&error)))?;
+    let media = Media::Device(place);
+    let (uuid, shards) = (probe.disk, usize::from(probe.shards));
+    Ok(Opened { uuid, mode: mode_name(probe.mode), shards, media })
 }
 
 /// Why a disk that can be opened is not one of ours.
@@ -277,19 +325,48 @@ pub(super) struct Mounted {
     pub(super) entries: Vec<(usize, Record)>,
     /// Disks of which a shard cannot be used, and why.
     pub(super) failures: Vec<(usize, String)>,
+    /// How long the disks take, one for each shard.
+    pub(super) timed: Vec<TimedShard>,
+}
+
+/// The latencies of a shard.
+pub(super) struct TimedShard {
+    /// Number of its disk.
+    disk: usize,
+    rotational: bool,
+    latencies: Arc<Latencies>,
+}
+
+/// What a core mounts its shards with.
+pub(super) struct Mounter<'a> {
+    pub(super) ring: &'a Ring,
+    pub(super) pool: &'a Rc<Pool>,
+    pub(super) queues: &'a Queues,
+    pub(super) devices: &'a mut Devices,
+    pub(super) clock: Clock,
+    pub(super) timed: Vec<TimedShard>,
+}
+
+impl Mounter<'_> {
+    /// Has the disk of a shard timed.
+    fn timed(&mut self, seat: &ShardSeat, data: Box<dyn Disk>) -> Box<dyn Disk> {
+        let (disk, rotational) = (seat.disk, data.info().rotational);
+        let latencies = Arc::<Latencies>::default();
+        self.timed.push(TimedShard { disk, rotational, latencies: Arc::clone(&latencies) });
+        Box::new(Timed::new(data, self.devices.time(), latencies))
+    }
 }
 
 /// Mounts the shards of one core.
 pub(super) fn mount_all(
     seats: Vec<(ShardSeat, Media)>,
     cache_bytes: usize,
-    ring: &Ring,
-    pool: &Rc<Pool>,
+    around: &mut Mounter<'_>,
 ) -> (Vec<(ShardSeat, Shard)>, Mounted) {
     let mut shards = Vec::new();
     let mut mounted = Mounted::default();
     for (seat, media) in seats {
-        let whole = mount(&seat, &media, cache_bytes, ring, pool)
+        let whole = mount(&seat, &media, cache_bytes, around)
             .map_err(|error| error.to_string())
             .and_then(|shard| Ok((records(&shard)?, shard)));
         match whole {
@@ -301,6 +378,7 @@ pub(super) fn mount_all(
             Err(reason) => mounted.failures.push((seat.disk, reason)),
         }
     }
+    mounted.timed = std::mem::take(&mut around.timed);
     (shards, mounted)
 }
 
@@ -313,9 +391,9 @@ fn mount(
     seat: &ShardSeat,
     media: &Media,
     cache_bytes: usize,
-    ring: &Ring,
-    pool: &Rc<Pool>,
+    around: &mut Mounter<'_>,
 ) -> Result<Shard, MountError> {
+    let ring = around.ring;
     let (data, journal, shard): (Box<dyn Disk>, Option<Box<dyn Disk>>, u16) = match media {
         Media::Kernel(file, journal) => {
             let journal = journal.as_ref().map(|file| Box::new(file.attach(ring)) as Box<dyn Disk>);
@@ -326,14 +404,17 @@ fn mount(
             let part = parts[seat.shard].take().expect("each part has one core");
             (Box::new(part), None, 0)
         }
+        Media::Device(place) => (around.queues.open(place), None, seat.shard as u16),
     };
+    let data = if matches!(media, Media::Ram(_)) { data } else { around.timed(seat, data) };
     let payload_max = if matches!(media, Media::Ram(_)) { 0 } else { PAYLOAD_MAX };
     let options = OpenOptions { cache_bytes, payload_max, ..OpenOptions::default() };
-    let mut mounting = Shard::mount(data, journal, shard, &options, pool.clone());
+    let mut mounting = Shard::mount(data, journal, shard, &options, around.pool.clone());
     loop {
         if let Some(result) = mounting.poll() {
             return result;
         }
+        around.devices.poll(around.clock.now(), &mut |_, _, _| {});
         if ring.turn() == 0 {
             std::thread::yield_now();
         }
@@ -354,6 +435,7 @@ mod tests {
             nqn: "nqn.2026-11.io.basalt:test".into(),
             cores: vec![0, 1],
             poll: false,
+            no_iommu: false,
             buffers_per_core: 0,
             metadata_cache: 0,
             disks: shards.iter().map(disk).collect(),
@@ -362,10 +444,16 @@ mod tests {
         }
     }
 
+    fn open(config: &NodeConfig) -> Disks {
+        let arena = Arena::new(4 << 20, 1).unwrap();
+        let pool = Rc::new(arena.pool(0));
+        let mut opener = Opener::new(&arena, Clock::start(), 2, false);
+        Disks::open(config, &mut opener, &pool).ok().unwrap()
+    }
+
     #[test]
     fn shards_that_remain_close_up_as_their_cores_do() {
-        let pool = Rc::new(Arena::new(4 << 20, 1).unwrap().pool(0));
-        let mut disks = Disks::open(&config(&[1, 3, 2]), &pool).ok().unwrap();
+        let mut disks = open(&config(&[1, 3, 2]));
         disks.fail(1, "gone".into());
         let states = disks.states(2);
         assert!(states[1].shards.is_empty() && states[1].offline.is_some());
@@ -384,8 +472,7 @@ mod tests {
 
     #[test]
     fn a_node_without_any_disk_is_told_of_each() {
-        let pool = Rc::new(Arena::new(4 << 20, 1).unwrap().pool(0));
-        let mut disks = Disks::open(&config(&[1, 1]), &pool).ok().unwrap();
+        let mut disks = open(&config(&[1, 1]));
         disks.fail(0, "unplugged".into());
         assert!(disks.check_any_served().is_ok());
         disks.fail(1, "truncated".into());

@@ -29,6 +29,8 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The thread that looks after the disks ends when this goes.
+    pub(super) _watch: Sender<()>,
 }
 
 impl NodeHandle {

@@ -4,16 +4,20 @@
 mod api;
 mod commands;
 mod control;
+mod controllers;
 mod disks;
 mod events;
 mod exports;
 mod handle;
+mod health;
 mod hosts;
 mod jobs;
 mod load;
 mod record;
 mod registry;
+mod slow;
 mod start;
+mod watch;
 
 pub use api::*;
 pub(crate) use control::Control;
@@ -23,6 +27,7 @@ pub(crate) use events::EventLog;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use exports::target;
 pub use handle::NodeHandle;
+pub(crate) use health::HealthWatch;
 pub(crate) use registry::Registry;
 pub use start::start;
 #[cfg(any(test, feature = "sim"))]

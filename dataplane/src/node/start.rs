@@ -5,17 +5,18 @@
 //! its mailboxes, and its control on the first core, and runs.
 
 use super::control::{Control, ControlParts};
-use super::disks::{Disks, Media, Mounted, mount_all};
+use super::controllers::{Hardware, Opener};
+use super::disks::{Disks, Media, Mounted, Mounter, mount_all};
 use super::handle::{Inner, NodeHandle};
 use super::record::Record;
 use super::registry::Registry;
-use super::{EventLog, NodeConfig, PortalConfig, Severity, StartError};
-use crate::core::{Clock, Core, CoreParts, CoreStats, Links, ShardSeat, mesh, run};
+use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
+use crate::core::{Clock, Core, CoreParts, CoreStats, Devices, Links, ShardSeat, mesh, run};
 use crate::dma::{Arena, Pool};
 use crate::frontend::Frontend;
 use crate::net::{ListenerId, Net};
 use crate::uring::{Ring, RingOptions, SocketOptions, Sockets, Waker};
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use hashbrown::HashMap;
 use nvmeof_target::connection::Config as ConnectionConfig;
 use std::net::SocketAddr;
@@ -38,18 +39,21 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
     check(config)?;
     let clock = Clock::start();
     let events = EventLog::new(unix_ms);
-    let arena = Arena::new(config.buffers_per_core, config.cores.len())
-        .map_err(|error| StartError::System(error.to_string()))?;
+    let cores = config.cores.len();
+    let arena = arena(config)?;
     let mut pools: Vec<Pool> = (0..config.cores.len()).map(|core| arena.pool(core)).collect();
     let first = Rc::new(pools.remove(0));
-    let disks = Disks::open(config, &first)?;
+    let mut opener = Opener::new(&arena, clock, cores, config.no_iommu);
+    let disks = Disks::open(config, &mut opener, &first)?;
     disks.check_any_served()?;
+    let dealt = opener.finish().deal(cores, |core, number| disks.uses(core, cores, number));
+    let mut hardware = dealt.map_err(StartError::Config)?.into_iter();
     pools.insert(0, Rc::into_inner(first).expect("disks are opened and left"));
     let mut threads = Threads::default();
     let mut stages = Vec::new();
     let cache_bytes = config.metadata_cache / disks.shards().max(1);
     for (core, &processor) in config.cores.iter().enumerate() {
-        let seats = disks.seats(core, config.cores.len());
+        let seats = disks.seats(core, cores);
         let portals = if core == 0 { config.portals.clone() } else { Vec::new() };
         let (stage, thread) = CoreThread {
             core,
@@ -58,6 +62,7 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
             clock,
             pool: pools.remove(0),
             seats,
+            hardware: hardware.next().unwrap_or_default(),
             portals,
             cache_bytes,
         }
@@ -85,9 +90,11 @@ fn finish(
         listeners.extend(ready.listeners);
     }
     let mut entries = Vec::new();
+    let mut timed = Vec::new();
     for stage in &stages {
         let mounted = receive(&stage.mounted)?;
         entries.extend(mounted.entries);
+        timed.extend(mounted.timed);
         mounted.failures.into_iter().for_each(|(disk, reason)| disks.fail(disk, reason));
     }
     disks.check_any_served()?;
@@ -126,8 +133,10 @@ fn finish(
         stage.go.send(go).map_err(|_| died())?;
     }
     events.note(Severity::Info, "node.started", format!("node {}", config.name));
+    let watch = super::watch::start(disks.watched(&timed), events.clone());
     Ok(NodeHandle::new(Inner {
         calls,
+        _watch: watch,
         waker: wakers[0].clone(),
         registry,
         events,
@@ -183,6 +192,7 @@ struct CoreThread {
     clock: Clock,
     pool: Pool,
     seats: Vec<(ShardSeat, Media)>,
+    hardware: Hardware,
     portals: Vec<PortalConfig>,
     cache_bytes: usize,
 }
@@ -239,9 +249,24 @@ impl CoreThread {
         };
         let pool = Rc::new(self.pool);
         let seats = std::mem::take(&mut self.seats);
-        let (mut shards, found) = mount_all(seats, self.cache_bytes, &ring, &pool);
+        let clock = self.clock;
+        let mut devices = Devices::default();
+        devices.time().set(clock.now());
+        let queues = std::mem::take(&mut self.hardware).attach(&mut devices, &ring.waker());
+        let mut around = Mounter {
+            ring: &ring,
+            pool: &pool,
+            queues: &queues,
+            devices: &mut devices,
+            clock,
+            timed: Vec::new(),
+        };
+        let (mut shards, found) = mount_all(seats, self.cache_bytes, &mut around);
         let _ = mounted.send(found);
-        let Ok(Go { links, registry, log, offline, control }) = go.recv() else { return };
+        let Some(Go { links, registry, log, offline, control }) = around.await_go(go) else {
+            return;
+        };
+        drop(queues);
         shards.retain(|(seat, _)| !offline.contains(&seat.disk));
         let stats = Arc::new(CoreStats::default());
         registry.add_core(self.core, self.processor, stats.clone());
@@ -254,7 +279,9 @@ impl CoreThread {
         let net = Box::new(net);
         let parts = CoreParts { links, pool, net, shards, registry, log, frontend, control, stats };
         let mut core = Core::new(parts);
-        run(&mut core, &ring, self.clock, self.poll);
+        core.set_devices(devices);
+        run(&mut core, &ring, clock, self.poll);
+        core.into_devices().shut_down(&|| clock.now());
     }
 
     fn set_up(&self) -> Result<(Ring, Sockets, Ready), StartError> {
@@ -274,6 +301,33 @@ impl CoreThread {
         let waker = ring.waker();
         Ok((ring, net, Ready { waker, listeners }))
     }
+}
+
+impl Mounter<'_> {
+    /// Waits for the last stage, while controllers go on. `None`: it does not come.
+    fn await_go(&mut self, go: &Receiver<Go>) -> Option<Go> {
+        const LOOK: Duration = Duration::from_millis(2);
+        loop {
+            match go.recv_timeout(LOOK) {
+                Ok(go) => return Some(go),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.devices.poll(self.clock.now(), &mut |_, _, _| {});
+                }
+            }
+        }
+    }
+}
+
+/// Buffers, in huge pages if there are devices of our own and the operator has reserved some.
+fn arena(config: &NodeConfig) -> Result<Arena, StartError> {
+    let is_device = |disk: &DiskConfig| matches!(disk.source, DiskSource::Device { .. });
+    let make = match config.disks.iter().any(is_device) {
+        true => Arena::for_devices,
+        false => Arena::new,
+    };
+    let made = make(config.buffers_per_core, config.cores.len());
+    made.map_err(|error| StartError::System(error.to_string()))
 }
 
 /// Pins this thread. Where that is not allowed it runs wherever it may.

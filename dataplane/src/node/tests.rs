@@ -27,6 +27,7 @@ impl Bench {
             nqn: NQN.into(),
             cores: vec![0, 1],
             poll: false,
+            no_iommu: false,
             buffers_per_core: 64 << 20,
             metadata_cache: 4 << 20,
             disks: disks.iter().map(disk).collect(),

@@ -137,8 +137,7 @@ impl Machine {
         for (number, ssd) in ssds.iter().enumerate() {
             arguments.extend(ssd.arguments(&folder, number + 1)?);
         }
-        let options =
-            Options { memory_mib: 1024, processors: 2, arguments, ..Options::default() };
+        let options = Options { memory_mib: 1024, processors: 2, arguments, ..Options::default() };
         let guest = Guest::boot(&maker.image, &folder.join("guest"), &options)?;
         let machine = Self { guest, folder };
         machine.run(

@@ -10,11 +10,13 @@
 mod devices;
 mod open;
 mod probe;
+mod smart;
 #[cfg(test)]
 mod tests;
 
 pub use devices::{DeviceEntry, list_devices};
 pub use open::{Allocation, KernelFile, KernelOptions, OpenError, create_file, reserve_file};
+pub use smart::health;
 
 use super::{Completion, Disk, Error, Info, Op, Tag};
 use crate::uring::{FileDone, FileQueue, Ring};

@@ -102,6 +102,12 @@ impl<R: Registers> NvmeQueue<R> {
         self.with(|queue| queue.counters())
     }
 
+    /// Operations of all its disks that have not been reported.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.with(|queue| queue.in_flight_total())
+    }
+
     #[inline]
     fn with<T>(&self, act: impl FnOnce(&mut Queue<R>) -> T) -> T {
         act(self.0.queue.borrow_mut().as_mut().expect("there until the last handle goes"))

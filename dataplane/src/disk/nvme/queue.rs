@@ -131,6 +131,10 @@ impl<R: Registers> Queue<R> {
         link.leave(place, Box::new(parts), Box::new(slots));
     }
 
+    pub(super) fn in_flight_total(&self) -> usize {
+        self.clients.iter().flatten().map(|client| client.in_flight).sum()
+    }
+
     pub(super) fn in_flight(&self, client: u16) -> usize {
         self.client(client).in_flight
     }

@@ -58,6 +58,7 @@ impl Bench {
             nqn: "nqn.2026-11.io.basalt:test".into(),
             cores: vec![0, 1],
             poll: true,
+            no_iommu: false,
             buffers_per_core: 0,
             metadata_cache: 0,
             disks: vec![DiskConfig { source: ram, journal: None }],

@@ -258,6 +258,7 @@ impl World<'_> {
             nqn: NQN.into(),
             cores: (0..self.plan.cores).collect(),
             poll: true,
+            no_iommu: false,
             buffers_per_core: POOL,
             metadata_cache: 1 << 20,
             disks: vec![DiskConfig { source: ram, journal: None }],

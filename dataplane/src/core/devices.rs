@@ -1,0 +1,158 @@
+//! The hardware that a core drives itself, besides its rings.
+
+use crate::disk::nvme::{NvmeController, NvmeEvent, NvmeQueue};
+use crate::hardware::{CoreTime, Device, Registers};
+use crate::node::{HealthWatch, Severity};
+use nvmeof_target::io::Now;
+use storage_spec::nvme::log::HealthLog;
+
+/// A controller at home on this core.
+pub(crate) trait Controller {
+    /// Where it is, for people.
+    fn name(&self) -> &str;
+
+    /// Advances; whether there was anything to do.
+    fn poll(&mut self, now: Now) -> bool;
+
+    /// When it wants to be polled even if nothing comes.
+    fn deadline(&self, now: Now) -> Option<Now>;
+
+    /// What it has to tell: how grave, what kind, and a text.
+    fn next_event(&mut self) -> Option<(Severity, &'static str, String)>;
+
+    /// SMART, as it was read last.
+    fn health(&self) -> Option<&HealthLog>;
+
+    /// Begins its end: it writes out what it caches.
+    fn shut_down(&mut self, now: Now);
+
+    /// Whether it has ended.
+    fn has_ended(&self) -> bool;
+}
+
+/// A queue of a controller, on this core.
+pub(crate) trait HardwareQueue {
+    /// Operations that nobody but a poll will bring back.
+    fn in_flight(&self) -> usize;
+}
+
+/// All hardware of a core.
+#[derive(Default)]
+pub(crate) struct Devices {
+    time: CoreTime,
+    controllers: Vec<(Box<dyn Controller>, HealthWatch)>,
+    queues: Vec<Box<dyn HardwareQueue>>,
+}
+
+impl Devices {
+    /// The clock of everything on this core.
+    pub(crate) fn time(&self) -> CoreTime {
+        self.time.clone()
+    }
+
+    pub(crate) fn add_controller(&mut self, controller: Box<dyn Controller>) {
+        let watch = HealthWatch::new(controller.name());
+        self.controllers.push((controller, watch));
+    }
+
+    pub(crate) fn add_queue(&mut self, queue: Box<dyn HardwareQueue>) {
+        self.queues.push(queue);
+    }
+
+    /// Sets the time, and advances the controllers. `note` hears of what happened.
+    pub(crate) fn poll(&mut self, now: Now, note: &mut dyn FnMut(Severity, &str, String)) -> bool {
+        if now > self.time.now() {
+            self.time.set(now);
+        }
+        let mut worked = false;
+        for (controller, watch) in &mut self.controllers {
+            worked |= controller.poll(now);
+            while let Some((severity, kind, text)) = controller.next_event() {
+                note(severity, kind, format!("controller {}: {text}", controller.name()));
+            }
+            watch.see_nvme(controller.health(), note);
+        }
+        worked
+    }
+
+    /// When the next turn is due for them.
+    pub(crate) fn deadline(&self, now: Now) -> Option<Now> {
+        self.controllers.iter().filter_map(|(controller, _)| controller.deadline(now)).min()
+    }
+
+    /// Whether something is in flight that comes back by polling alone: the core must not sleep.
+    pub(crate) fn must_poll(&self) -> bool {
+        self.queues.iter().any(|queue| queue.in_flight() > 0)
+    }
+
+    /// Ends the controllers, each in the time that it takes, once nobody uses their queues any
+    /// more on this core. `now` tells the time.
+    pub(crate) fn shut_down(&mut self, now: &dyn Fn() -> Now) {
+        self.queues.clear();
+        for (controller, _) in &mut self.controllers {
+            controller.shut_down(now());
+        }
+        let note = &mut |_: Severity, _: &str, _: String| {};
+        while self.controllers.iter().any(|(controller, _)| !controller.has_ended()) {
+            self.poll(now(), note);
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl<D: Device> Controller for NvmeController<D> {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn poll(&mut self, now: Now) -> bool {
+        self.poll(now)
+    }
+
+    fn deadline(&self, now: Now) -> Option<Now> {
+        self.deadline(now)
+    }
+
+    fn next_event(&mut self) -> Option<(Severity, &'static str, String)> {
+        Some(match self.take_event()? {
+            NvmeEvent::Running => (Severity::Info, "disk.running", "runs".to_owned()),
+            NvmeEvent::Resetting(why) => {
+                (Severity::Warning, "disk.reset", format!("is being reset: {why}"))
+            }
+            NvmeEvent::NamespacesChanged => {
+                (Severity::Info, "disk.namespaces", "its namespaces changed".to_owned())
+            }
+            NvmeEvent::NamespaceRefused(id, why) => {
+                (Severity::Warning, "disk.namespaces", format!("namespace {id} is not used: {why}"))
+            }
+            NvmeEvent::HealthWarning(bits) => {
+                (Severity::Warning, "disk.health", format!("critical warnings {bits:#04x}"))
+            }
+            NvmeEvent::ErrorsLogged(count) => {
+                (Severity::Info, "disk.errors", format!("{count} entries in its error log"))
+            }
+            NvmeEvent::Ended(Some(why)) => {
+                (Severity::Error, "disk.lost", format!("is driven no more: {why}"))
+            }
+            NvmeEvent::Ended(None) => (Severity::Info, "disk.ended", "was shut down".to_owned()),
+        })
+    }
+
+    fn health(&self) -> Option<&HealthLog> {
+        self.health()
+    }
+
+    fn shut_down(&mut self, now: Now) {
+        self.shut_down(now);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.end().is_some()
+    }
+}
+
+impl<R: Registers> HardwareQueue for NvmeQueue<R> {
+    fn in_flight(&self) -> usize {
+        self.in_flight()
+    }
+}

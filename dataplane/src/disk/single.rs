@@ -1,0 +1,157 @@
+//! A controller with one disk of it, on one thread without a reactor: for tools, tests, and to look
+//! at a disk before a node's cores run.
+
+use super::nvme::{Namespace, NvmeController, NvmeDisk, NvmeOptions, Trouble};
+use super::{Completion, Disk, Info, Op, Tag};
+use crate::hardware::{CoreTime, Device};
+use crate::uring::Waker;
+use std::time::{Duration, Instant};
+
+/// Bring-up takes longer than this only where a controller hangs and is reset in vain.
+const BRING_UP_MAX: Duration = Duration::from_secs(60);
+
+/// Why a disk of a controller cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BringUpError {
+    /// The controller does not work.
+    #[error("{address}: {trouble}")]
+    Controller {
+        /// Where it is.
+        address: String,
+        /// What is wrong.
+        trouble: Trouble,
+    },
+    /// It works, but takes too long.
+    #[error("{0}: the controller does not come up")]
+    Slow(String),
+    /// It has no such namespace that we can use.
+    #[error("{address}: no namespace {namespace}; it has {there}")]
+    NoNamespace {
+        /// Where it is.
+        address: String,
+        /// Which was asked for.
+        namespace: u32,
+        /// Those that can be used.
+        there: String,
+    },
+    /// It has fewer queues than are needed.
+    #[error("{0}: the controller has no queue for us")]
+    NoQueue(String),
+}
+
+/// Brings a controller up on the calling thread, which waits. `now` tells the time.
+///
+/// # Errors
+/// [`BringUpError`].
+pub fn bring_up<D: Device>(
+    device: D,
+    options: NvmeOptions,
+    now: &dyn Fn() -> Duration,
+) -> Result<NvmeController<D>, BringUpError> {
+    let mut controller = NvmeController::start(device, options);
+    let start = now();
+    loop {
+        controller.poll(now());
+        let address = || controller.name().to_owned();
+        if controller.is_running() {
+            return Ok(controller);
+        }
+        if let Some(end) = controller.end() {
+            let trouble = end.cloned().unwrap_or(Trouble::Removed);
+            return Err(BringUpError::Controller { address: address(), trouble });
+        }
+        if now() > start + BRING_UP_MAX {
+            return Err(BringUpError::Slow(address()));
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// A namespace of a controller that runs.
+///
+/// # Errors
+/// [`BringUpError::NoNamespace`].
+pub fn namespace<D: Device>(
+    controller: &NvmeController<D>,
+    id: u32,
+) -> Result<Namespace, BringUpError> {
+    let found = controller.namespaces().find(|namespace| namespace.facts().id == id);
+    found.cloned().ok_or_else(|| {
+        let ids = controller.namespaces().map(|namespace| namespace.facts().id.to_string());
+        let ids: Vec<String> = ids.collect();
+        let there = if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };
+        BringUpError::NoNamespace { address: controller.name().to_owned(), namespace: id, there }
+    })
+}
+
+/// One namespace of a controller that this thread alone drives. [`Disk::poll`] does all of it; the
+/// drop shuts the controller down.
+pub struct SingleDisk<D: Device> {
+    disk: Option<NvmeDisk<D::Registers>>,
+    controller: NvmeController<D>,
+    time: CoreTime,
+    clock: Instant,
+}
+
+impl<D: Device> SingleDisk<D> {
+    /// Brings the controller up.
+    ///
+    /// # Errors
+    /// [`BringUpError`].
+    #[expect(clippy::disallowed_methods, reason = "tools have no core to take the time from")]
+    pub fn open(device: D, id: u32) -> Result<Self, BringUpError> {
+        let clock = Instant::now();
+        let options = NvmeOptions { interrupts: false, ..NvmeOptions::default() };
+        let mut controller = bring_up(device, options, &|| clock.elapsed())?;
+        let namespace = namespace(&controller, id)?;
+        let Some(seat) = controller.take_seat() else {
+            return Err(BringUpError::NoQueue(controller.name().to_owned()));
+        };
+        let time = CoreTime::default();
+        time.set(clock.elapsed());
+        let queue = seat.attach(Waker::unneeded(), time.clone());
+        let disk = Some(queue.open(&namespace));
+        Ok(Self { disk, controller, time, clock })
+    }
+
+    /// The controller.
+    pub fn controller(&self) -> &NvmeController<D> {
+        &self.controller
+    }
+
+    fn disk(&mut self) -> &mut NvmeDisk<D::Registers> {
+        self.disk.as_mut().expect("there until the drop")
+    }
+}
+
+impl<D: Device> Disk for SingleDisk<D> {
+    fn info(&self) -> &Info {
+        self.disk.as_ref().expect("there until the drop").info()
+    }
+
+    fn submit(&mut self, tag: Tag, op: Op) {
+        self.disk().submit(tag, op);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) {
+        let now = self.clock.elapsed();
+        self.time.set(now);
+        self.controller.poll(now);
+        self.disk().poll(done);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.disk.as_ref().expect("there until the drop").in_flight()
+    }
+}
+
+impl<D: Device> Drop for SingleDisk<D> {
+    fn drop(&mut self) {
+        self.disk = None;
+        self.controller.shut_down(self.clock.elapsed());
+        while self.controller.end().is_none() {
+            self.controller.poll(self.clock.elapsed());
+            std::thread::yield_now();
+        }
+    }
+}

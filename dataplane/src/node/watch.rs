@@ -1,0 +1,137 @@
+//! A thread beside the plane that looks after the disks: whether one is slower than its peers, and
+//! what those that the kernel drives say of themselves.
+
+use super::health::HealthWatch;
+use super::slow::{Period, SlowWatch, Verdict};
+use super::{EventLog, Severity};
+use crate::disk::kernel;
+use crate::disk::latency::{Distribution, Latencies};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a period of comparison is.
+const PERIOD: Duration = Duration::from_secs(10);
+/// SMART is read once in so many periods.
+const SMART_PERIODS: u32 = 30;
+
+/// One disk to look after.
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) rotational: bool,
+    /// Of each of its shards.
+    pub(super) latencies: Vec<Arc<Latencies>>,
+}
+
+/// Starts the thread. It ends when what is returned is dropped.
+pub(super) fn start(disks: Vec<Watched>, log: EventLog) -> Sender<()> {
+    let (stop, stopped) = bounded(1);
+    // Without it the node serves all the same.
+    let _ = std::thread::Builder::new().name("disk-watch".into()).spawn(move || {
+        Watch::new(disks, log).run(&stopped);
+    });
+    stop
+}
+
+struct Watch {
+    disks: Vec<Watched>,
+    log: EventLog,
+    before: Vec<Distribution>,
+    slow: SlowWatch,
+    health: Vec<HealthWatch>,
+}
+
+impl Watch {
+    fn new(disks: Vec<Watched>, log: EventLog) -> Self {
+        let before = disks.iter().map(Watched::read).collect();
+        let health = disks.iter().map(|disk| HealthWatch::new(&disk.name)).collect();
+        Self { disks, log, before, slow: SlowWatch::default(), health }
+    }
+
+    fn run(&mut self, stopped: &Receiver<()>) {
+        let mut periods = 0;
+        while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            self.compare();
+            if periods % SMART_PERIODS == 0 {
+                self.ask();
+            }
+            periods += 1;
+        }
+    }
+
+    fn compare(&mut self) {
+        let now: Vec<Distribution> = self.disks.iter().map(Watched::read).collect();
+        let period = |((disk, now), before): ((&Watched, &Distribution), &Distribution)| Period {
+            rotational: disk.rotational,
+            latencies: now.since(before),
+        };
+        let periods: Vec<Period> =
+            self.disks.iter().zip(&now).zip(&self.before).map(period).collect();
+        self.before = now;
+        for verdict in self.slow.see(&periods) {
+            match verdict {
+                Verdict::Slow { disk, percent, own, peers } => {
+                    let text = format!(
+                        "disk {}: slower than its peers: {percent} % of its operations take up to \
+                         {} us, theirs {} us; if it stays so, replace it",
+                        self.disks[disk].name,
+                        own.as_micros(),
+                        peers.as_micros()
+                    );
+                    self.log.note(Severity::Warning, "disk.slow", text);
+                }
+                Verdict::Well { disk } => {
+                    let text = format!("disk {}: as fast as its peers", self.disks[disk].name);
+                    self.log.note(Severity::Info, "disk.slow", text);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let log = &self.log;
+        for (disk, watch) in self.disks.iter().zip(&mut self.health) {
+            if let Some(health) = kernel::health(&PathBuf::from(&disk.name)) {
+                watch.see(health, &mut |severity, kind, text| log.note(severity, kind, text));
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn read(&self) -> Distribution {
+        let mut sum = Distribution::default();
+        self.latencies.iter().for_each(|latencies| latencies.add_to(&mut sum));
+        sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_disk_makes_an_event() {
+        let disks: Vec<Watched> = (0..3)
+            .map(|number| Watched {
+                name: format!("disk-{number}"),
+                rotational: false,
+                latencies: vec![Arc::default(), Arc::default()],
+            })
+            .collect();
+        let all: Vec<_> = disks.iter().map(|disk| disk.latencies.clone()).collect();
+        let log = EventLog::new(|| 0);
+        let mut watch = Watch::new(disks, log.clone());
+        for _ in 0..20 {
+            for (number, shards) in all.iter().enumerate() {
+                let latency = Duration::from_millis(if number == 2 { 50 } else { 1 });
+                shards.iter().for_each(|shard| (0..100).for_each(|_| shard.record(latency)));
+            }
+            watch.compare();
+        }
+        let events = log.since(0);
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert!(events[0].kind == "disk.slow" && events[0].text.contains("disk-2"), "{events:?}");
+    }
+}
