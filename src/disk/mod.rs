@@ -6,6 +6,7 @@
 mod bind;
 mod content;
 mod drive;
+mod flush;
 mod list;
 mod medium;
 
@@ -41,6 +42,9 @@ pub enum Command {
     Unbind(bind::UnbindOptions),
     /// Show all that is known of a drive, and light its slot
     Identify(bind::IdentifyOptions),
+    /// Find out, by cutting the power, whether a drive keeps what it said that it flushed
+    #[command(subcommand)]
+    CheckFlush(flush::Command),
     /// Verify every structure and every checksum of a disk that no node runs on; writes nothing
     Check(CheckOptions),
 }
@@ -116,6 +120,7 @@ pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
         Command::Unbind(options) => bind::unbind(options, global.output),
         Command::Identify(options) => bind::identify(options, global.output),
         Command::Check(options) => check(options, global.output),
+        Command::CheckFlush(command) => flush::run(command, global.output),
     }
 }
 
