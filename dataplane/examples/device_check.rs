@@ -2,16 +2,24 @@
 //!
 //! - `raw`: VFIO alone, on an NVMe controller: registers, memory, an interrupt, reset, and the same
 //!   again after the device was given back.
+//! - `conformance`: the suite of every driver, on each namespace in turn: `ADDRESS/N...`.
+//! - `scan`: reads a namespace in 4 KiB and prints the offsets that cannot be read.
+//! - `ledger DISK NOTES WRITERS BLOCKS WRITES`: writes rising numbers to blocks of a disk, and
+//!   notes on another disk what has been acknowledged; `audit DISK BLOCKS` prints what is there.
 //! - `hold`: opens the device and prints `held`; ends when the kernel wants it back.
 //!
 //! Run by the machine tests, in a guest whose IOMMU would tell of any access that is not right.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test program on real time")]
 
+use dataplane::disk::single::SingleDisk;
+use dataplane::disk::{Disk, Error, Op, conformance};
 use dataplane::dma::Arena;
 use dataplane::hardware::{Device, Interrupt, Presence, Registers, ResetError};
 use dataplane::pci::Machine;
 use dataplane::vfio::{Options, Vfio, VfioDevice};
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 /// Registers of an NVMe controller (NVM Express Base 2.1, 3.1.4).
@@ -45,8 +53,12 @@ fn main() {
             let mut devices: Vec<VfioDevice> = addresses.iter().map(open).collect();
             devices.iter_mut().for_each(raw);
         }
+        "conformance" => addresses.iter().for_each(|name| conform(name)),
+        "ledger" => ledger(addresses),
+        "audit" => audit(&addresses[0], addresses[1].parse().unwrap()),
+        "scan" => scan(&addresses[0]),
         "hold" => hold(addresses.iter().map(open).collect()),
-        other => panic!("{other} is none of raw, hold"),
+        other => panic!("{other} is none of raw, conformance, scan, hold"),
     }
     println!("done");
 }
@@ -58,6 +70,81 @@ fn hold(devices: Vec<VfioDevice>) {
         std::thread::sleep(Duration::from_millis(10));
     }
     println!("wanted: {:?}", devices[0].presence());
+}
+
+/// The namespace of `ADDRESS/N`.
+fn disk(vfio: &Vfio, name: &str, arena: &Arena) -> SingleDisk<VfioDevice> {
+    let (address, namespace) = name.split_once('/').unwrap();
+    let device = vfio.open(&Machine::this(), address.parse().unwrap(), arena).unwrap();
+    SingleDisk::open(device, namespace.parse().unwrap()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn direct(path: &str) -> File {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
+}
+
+fn ledger(arguments: &[String]) {
+    let (disk, notes) = (&direct(&arguments[0]), &direct(&arguments[1]));
+    let number = |at: usize| arguments[at].parse::<u64>().unwrap();
+    let (writers, blocks, writes) = (number(2), number(3), number(4));
+    let arena = Arena::new(2 << 20, writers as usize).unwrap();
+    std::thread::scope(|scope| {
+        for writer in 0..writers {
+            let mut buf = arena.pool(writer as usize).alloc(4096).unwrap();
+            scope.spawn(move || {
+                for write in 1..=writes {
+                    let (words, _) = buf.as_chunks_mut::<8>();
+                    words.iter_mut().for_each(|word| *word = write.to_le_bytes());
+                    let block = writer * blocks + write % blocks;
+                    disk.write_all_at(&buf, block * 4096).unwrap();
+                    notes.write_all_at(&buf, writer * 4096).unwrap();
+                }
+            });
+        }
+    });
+}
+
+fn audit(disk: &str, blocks: u64) {
+    let disk = direct(disk);
+    let mut buf = Arena::new(2 << 20, 1).unwrap().pool(0).alloc(4096).unwrap();
+    for block in 0..blocks {
+        disk.read_exact_at(&mut buf, block * 4096).unwrap();
+        let (words, _) = buf.as_chunks::<8>();
+        let is_whole = words.iter().all(|word| *word == words[0]);
+        let number = u64::from_le_bytes(words[0]);
+        println!("block {}", if is_whole { number.to_string() } else { "torn".to_owned() });
+    }
+}
+
+fn conform(name: &str) {
+    let vfio = Vfio::new(Options::default());
+    conformance::run_with_arena(&mut |arena| Box::new(disk(&vfio, name, arena)));
+    println!("conformance of {name}: passed");
+}
+
+fn scan(name: &str) {
+    const STEP: u64 = 4096;
+    let arena = Arena::for_devices(8 << 20, 1).unwrap();
+    let pool = arena.pool(0);
+    let mut disk = disk(&Vfio::new(Options::default()), name, &arena);
+    let end = disk.info().capacity.min(64 << 20);
+    let depth = disk.info().queue_depth.min(64);
+    let (mut next, mut done) = (0, Vec::with_capacity(depth));
+    while next < end || disk.in_flight() > 0 {
+        while next < end && disk.in_flight() < depth {
+            disk.submit(next, Op::Read { offset: next, buf: pool.alloc(STEP as usize).unwrap() });
+            next += STEP;
+        }
+        disk.poll(&mut done);
+        for ended in done.drain(..) {
+            match ended.result {
+                Ok(()) => {}
+                Err(Error::Media) => println!("bad {}", ended.tag),
+                Err(error) => panic!("{error} at {}", ended.tag),
+            }
+        }
+    }
 }
 
 fn raw(device: &mut VfioDevice) {
@@ -81,11 +168,7 @@ fn raw(device: &mut VfioDevice) {
 }
 
 /// Enables the controller and has it identify itself, by the interrupt if there is one.
-fn identify(
-    device: &VfioDevice,
-    registers: &impl Registers,
-    interrupt: Option<impl Interrupt>,
-) {
+fn identify(device: &VfioDevice, registers: &impl Registers, interrupt: Option<impl Interrupt>) {
     let memory = device.allocate(3 * 4096).unwrap();
     let wait = |what: &str, reached: &dyn Fn() -> bool| {
         let start = Instant::now();
@@ -121,8 +204,15 @@ fn identify(
     }
     let mut identity = [0; 72];
     memory.copy_out(8192, &mut identity);
-    let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&identity[range]).into_owned();
-    println!("{} VS {:#x}: {} {}", device.name(), registers.read32(VS), text(24..64).trim(), text(4..24));
+    let text =
+        |range: std::ops::Range<usize>| String::from_utf8_lossy(&identity[range]).into_owned();
+    println!(
+        "{} VS {:#x}: {} {}",
+        device.name(),
+        registers.read32(VS),
+        text(24..64).trim(),
+        text(4..24)
+    );
     registers.write32(CC, 0);
     wait("idle", &|| registers.read32(CSTS) & 1 == 0);
 }

@@ -82,15 +82,13 @@ fn finish(
     stages: Vec<Stages>,
     mut threads: Threads,
 ) -> Result<NodeHandle, StartError> {
-    let mut wakers = Vec::new();
-    let mut listeners = Vec::new();
+    let (mut wakers, mut listeners) = (Vec::new(), Vec::new());
     for stage in &stages {
         let ready = receive(&stage.ready)??;
         wakers.push(ready.waker);
         listeners.extend(ready.listeners);
     }
-    let mut entries = Vec::new();
-    let mut timed = Vec::new();
+    let (mut entries, mut timed) = (Vec::new(), Vec::new());
     for stage in &stages {
         let mounted = receive(&stage.mounted)?;
         entries.extend(mounted.entries);

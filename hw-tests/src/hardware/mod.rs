@@ -3,8 +3,11 @@
 //! The program of the host runs in the guest: it comes on a disk of its own. Whatever a scenario
 //! does, the guest's kernel must not have seen a device reach for memory that was not mapped.
 
+mod cuts;
 mod machine;
+mod power;
 mod qmp;
 mod scenarios;
 
-pub(crate) use scenarios::{first, raw};
+pub(crate) use power::cut;
+pub(crate) use scenarios::{conformance, first, media, pulled, raw, restart};

@@ -4,14 +4,15 @@ use anyhow::{Result, ensure};
 
 use serde_json::json;
 
-use super::machine::{Machine, Ssd};
+use super::machine::{Machine, Namespace, Ssd};
+use super::qmp::Qmp;
 use crate::bed::Maker;
 use crate::scenario::Outcome;
 
 /// A volume on a node on the first SSD, seen as a block device.
 const SERVE: &str = "
     $B disk bind 0000:01:00.0
-    $B disk format pci:0000:01:00.0 --shards 2
+    $B disk format pci:0000:01:00.0 --shards 2 --force
     configure pci:0000:01:00.0 1
     start
     $B host allow '*'
@@ -19,10 +20,142 @@ const SERVE: &str = "
     connect --nr-io-queues=2
     device";
 
+/// The suite of every driver on namespaces of all kinds; and our own driver's reads of bad blocks.
+pub(crate) fn conformance(maker: &mut Maker) -> Result<Outcome> {
+    let of = |mib, block, metadata| Namespace { mib, block, metadata };
+    let ssds = [
+        Ssd::of(&[of(128, 512, 0)]),
+        Ssd::of(&[of(128, 4096, 0), of(128, 4096, 8)]),
+        Ssd::of(&[of(128, 512, 0), of(128, 512, 8), of(128, 4096, 0), of(128, 4096, 64)]),
+    ];
+    Machine::boot(maker, &ssds)?.finish(|machine| {
+        machine.run("# bind\nfor a in 1 2 3; do $B disk bind 0000:0$a:00.0; done")?;
+        for (number, ssd) in ssds.iter().enumerate() {
+            for namespace in 1..=ssd.namespaces.len() {
+                let name = format!("0000:0{}:00.0/{namespace}", number + 1);
+                let printed = machine.run(&format!("# conformance\n$C conformance {name}"))?;
+                ensure!(printed.contains("passed"), "{printed}");
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
+
+/// Some blocks go bad while the disk is in use: these fail, and no others; then it becomes slow,
+/// and only that.
+pub(crate) fn media(maker: &mut Maker) -> Result<Outcome> {
+    const BAD: [u64; 3] = [0, 5 << 20, (63 << 20) + 4096];
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
+        machine.run("# bind\n$B disk bind 0000:01:00.0")?;
+        let clean = machine.run("# scan\n$C scan 0000:01:00.0/1 | grep bad || true")?;
+        ensure!(clean.is_empty(), "{clean}");
+        let mut qmp = machine.qmp()?;
+        let errors = BAD.map(|offset| {
+            json!({ "event": "none", "iotype": "read", "errno": 5, "sector": offset / 512 })
+        });
+        let bad = json!({ "driver": "blkdebug", "node-name": "bad", "image": "disk1-1-base",
+            "inject-error": errors });
+        qmp.run("blockdev-add", bad)?;
+        reopen(&mut qmp, "bad")?;
+        let found = machine.run("# scan\n$C scan 0000:01:00.0/1 | grep bad | sort")?;
+        let mut expected = BAD.map(|offset| format!("bad {offset}"));
+        expected.sort();
+        let mut found: Vec<&str> = found.lines().collect();
+        found.sort_unstable();
+        ensure!(found == expected, "these failed: {found:?}; these are bad: {expected:?}");
+        let slow = json!({ "qom-type": "throttle-group", "id": "slow",
+            "limits": { "iops-total": 400 } });
+        qmp.run("object-add", slow)?;
+        let throttled = json!({ "driver": "throttle", "node-name": "slowed",
+            "throttle-group": "slow", "file": "disk1-1-base" });
+        qmp.run("blockdev-add", throttled)?;
+        reopen(&mut qmp, "slowed")?;
+        let printed = machine.run("# slow\n$C conformance 0000:01:00.0/1")?;
+        ensure!(printed.contains("passed"), "{printed}");
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
+
+/// Puts another node below the first namespace.
+fn reopen(qmp: &mut Qmp, below: &str) -> Result<()> {
+    let top = json!({ "driver": "raw", "node-name": "disk1-1", "file": below });
+    qmp.run("blockdev-reopen", json!({ "options": [top] })).map(drop)
+}
+
+/// Ten times killed under a verified load, and started again.
+pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
+    Machine::boot_small(maker, &[Ssd::plain()])?.finish(|machine| {
+        let device = machine.run(SERVE)?;
+        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let load = machine.start(&format!(
+            "# load
+            fio --name=v --filename={device} --rw=randwrite --bs=4k --size=32M --io_size=24M \
+                --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
+                --rate_iops=250 --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
+        ))?;
+        for _ in 0..10 {
+            machine.run("# kill\nsleep 1; crash; start")?;
+        }
+        machine.guest.finish(load)?;
+        machine.run("# end\nnvme disconnect-all; stop; $B disk check pci:0000:01:00.0")?;
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
+
+/// The SSD is pulled under load and comes back: its volumes fail, others do not, and a restart
+/// finds everything.
+pub(crate) fn pulled(maker: &mut Maker) -> Result<Outcome> {
+    Machine::boot_small(maker, &[Ssd::plain()])?.finish(|machine| {
+        let device = machine.run(SERVE)?;
+        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        machine.run(&format!(
+            "# mark
+            head -c 1M /dev/urandom > /tmp/mark
+            dd if=/tmp/mark of={device} bs=64k oflag=direct status=none"
+        ))?;
+        let load = machine.start(&format!(
+            "# load
+            dd if=/dev/zero of={device} bs=4k seek=1000 count=50000 oflag=direct status=none \
+                && exit 1 || true"
+        ))?;
+        machine.run("sleep 2")?;
+        let mut qmp = machine.qmp()?;
+        qmp.run("device_del", json!({ "id": "ssd1" }))?;
+        qmp.wait_for("DEVICE_DELETED", "ssd1")?;
+        machine.guest.finish(load)?;
+        machine.run(
+            "# the node goes on, and says what happened
+            $B events | grep -q 'is driven no more'
+            $B volume list > /dev/null
+            nvme disconnect-all
+            stop || true",
+        )?;
+        let ssd = json!({ "driver": "nvme", "id": "ssd1", "serial": "SSD1", "bus": "port1",
+            "drive": "disk1-1", "share-rw": true,
+            "logical_block_size": 4096, "physical_block_size": 4096 });
+        qmp.run("device_add", ssd)?;
+        machine.run(
+            "# back
+            until_there /sys/bus/pci/devices/0000:01:00.0
+            sleep 1
+            $B disk bind 0000:01:00.0
+            start
+            connect
+            d=$(device)
+            cmp -n 1048576 /tmp/mark $d",
+        )?;
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
+
 /// VFIO alone: two devices in one address space, an interrupt, resets, once more after they were
 /// given back, a killed owner, and a device that is pulled while it is held.
 pub(crate) fn raw(maker: &mut Maker) -> Result<Outcome> {
-    Machine::boot(maker, &[Ssd::plain(), Ssd::plain()])?.finish(|machine| {
+    Machine::boot_small(maker, &[Ssd::plain(), Ssd::plain()])?.finish(|machine| {
         let printed = machine.run(
             "# raw
             ! $C raw 0000:01:00.0 2> /tmp/refused
@@ -75,10 +208,7 @@ pub(crate) fn first(maker: &mut Maker) -> Result<Outcome> {
             [ -b /dev/nvme0n1 ]
             $B disk list /dev/nvme0n1 --output json > /tmp/list
             jq -e '.[0] | .driver == "nvme" and .pci == "0000:01:00.0" and .serial == "SSD1"
-                and .verdict == "good" and .temperature != 0 and .uuid' /tmp/list
-            # The kernel left nothing behind that would keep the disk from being formatted anew.
-            dd if=/dev/zero of=/dev/nvme0n1 bs=1M count=2 oflag=direct status=none
-            blkdiscard -f /dev/nvme0n1"#,
+                and .verdict == "good" and .health.temperature != 0 and .uuid' /tmp/list"#,
         )?;
         let device = machine.run(SERVE)?;
         let device = device.lines().last().unwrap_or_default().trim();

@@ -93,4 +93,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     },
     alone("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),
     alone("vfio-serve", "bind, format, serve, verify on our own driver", hardware::first),
+    alone("vfio-conformance", "every promise of a disk on every format", hardware::conformance),
+    alone("vfio-media", "bad blocks fail alone; a slow disk is slow", hardware::media),
+    alone("vfio-restart", "ten kills under a verified load", hardware::restart),
+    alone("vfio-power", "power cuts at 50 moments lose nothing acknowledged", hardware::cut),
+    alone("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled),
 ];

@@ -2,6 +2,7 @@
 
 use super::*;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// A verifier for so many connections.
 fn verifier(connections: usize) -> SocketAddr {
@@ -16,7 +17,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 /// Some batches on a new file, acknowledged.
-fn written(path: &PathBuf, verifier: SocketAddr) {
+fn written(path: &Path, verifier: SocketAddr) {
     let _ = std::fs::remove_file(path);
     create_file(path, 1 << 20, Allocation::Written, &mut |_| {}).expect("room");
     let bench = Bench::new().expect("memory");
@@ -31,7 +32,7 @@ fn written(path: &PathBuf, verifier: SocketAddr) {
     }
 }
 
-fn verified(path: &PathBuf, verifier: SocketAddr) -> Report {
+fn verified(path: &Path, verifier: SocketAddr) -> Report {
     let bench = Bench::new().expect("memory");
     let mut disk = bench.drive(&medium::open(path).expect("free")).expect("a ring");
     let session = find_session(&mut *disk, bench.pool()).expect("read").expect("a session");
