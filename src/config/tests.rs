@@ -118,7 +118,7 @@ fn every_value_is_checked_with_its_line() {
 #[test]
 fn devices_are_checked() {
     let with = |disk: &str| {
-        let text = GOOD.replace("ram = \"1GiB\"", disk).replace("shards = 2", "");
+        let text = GOOD.replace("shards = 2", "").replace("ram = \"1GiB\"", disk);
         parse(&text, "f").map(|config| config.node.disks).map_err(|invalid| invalid.problems)
     };
     let disks = with("device = \"pci:0000:01:00.0\"").expect("good");
