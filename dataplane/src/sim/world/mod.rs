@@ -276,7 +276,11 @@ impl<'a> World<'a> {
     fn skip_idle(&mut self) {
         let arrival = self.network.next_arrival();
         let hosts = self.hosts.iter().filter_map(SimHost::deadline);
-        let cores = self.node.iter().flat_map(|node| &node.cores).filter_map(Core::deadline);
+        let cores = self
+            .node
+            .iter()
+            .flat_map(|node| &node.cores)
+            .filter_map(|core| core.deadline(self.now));
         let next =
             arrival.into_iter().chain(hosts).chain(cores).chain(self.trouble.deadline()).min();
         if let Some(next) = next {
