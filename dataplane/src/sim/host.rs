@@ -50,10 +50,18 @@ struct Queue {
     progress: Progress,
     /// What each command does to the model; a fused pair stands at its second.
     operations: BTreeMap<u16, Operation>,
-    /// The first of each fused pair, by its second, and how it ended.
-    fused: BTreeMap<u16, (u16, Option<Status>)>,
+    /// Fused pairs by their second.
+    fused: BTreeMap<u16, Pair>,
     /// Reads that were sent right behind the Connect; they may fail.
     early: BTreeSet<u16>,
+}
+
+/// A fused pair, and which of its halves have ended.
+struct Pair {
+    /// The id of the first.
+    id: u16,
+    first: Option<Status>,
+    second: Option<Finished>,
 }
 
 /// How far a queue is.
@@ -398,7 +406,8 @@ impl SimHost {
                 let first = commands.pop().map(|(first, data)| queue.host.submit(first, data));
                 let last = queue.host.submit(last, transfer);
                 queue.operations.insert(last, operation);
-                queue.fused.extend(first.map(|first| (last, (first, None))));
+                let pair = |id| (last, Pair { id, first: None, second: None });
+                queue.fused.extend(first.map(pair));
             }
         }
     }
@@ -451,15 +460,25 @@ impl SimHost {
 }
 
 impl Queue {
-    /// The operation that has ended with this command, and how; `None` for the half of a pair.
-    fn take(&mut self, id: u16, mut finished: Finished) -> Option<(Operation, Finished)> {
-        let half = self.fused.iter_mut().find(|(_, (first, _))| *first == id);
-        if let Some((_, (_, status))) = half {
-            *status = Some(finished.status);
-            return None;
-        }
-        if let Some((_, first)) = self.fused.remove(&id) {
-            let first = first.expect("the first of a pair is answered first");
+    /// The operation that has ended with this command, and how; `None` for the half of a pair
+    /// whose other half has not ended. A pair that fails may end in any order: what refuses the
+    /// second does not wait for the data of the first.
+    fn take(&mut self, mut id: u16, mut finished: Finished) -> Option<(Operation, Finished)> {
+        let of_pair = |(second, pair): &(&u16, &mut Pair)| **second == id || pair.id == id;
+        if let Some((&number, pair)) = self.fused.iter_mut().find(of_pair) {
+            if pair.id == id {
+                pair.first = Some(finished.status);
+            } else {
+                let is_early = pair.first.is_none() && finished.status.is_success();
+                assert!(!is_early, "the second of a pair succeeded before the first");
+                pair.second = Some(finished);
+            }
+            if pair.first.is_none() || pair.second.is_none() {
+                return None;
+            }
+            let pair = self.fused.remove(&number).expect("just seen");
+            let first = pair.first.expect("just seen");
+            (id, finished) = (number, pair.second.expect("just seen"));
             let second = finished.status;
             let is_sound = first.is_success() == second.is_success();
             assert!(is_sound, "one half of a fused pair: {first:?}, {second:?}");
