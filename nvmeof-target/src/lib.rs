@@ -15,9 +15,10 @@
 pub mod connection;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-pub mod io;
 pub mod limits;
 pub mod seam;
 pub mod target;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 pub mod testing;
+
+pub use target_io as io;

@@ -15,6 +15,7 @@ pub const LONG_COMMAND_PAGES_SHIFT: u8 = 13;
 
 /// [`LONG_COMMAND_PAGES_SHIFT`] in bytes.
 pub const LONG_COMMAND_MAX: u64 = (PAGE_SIZE as u64) << LONG_COMMAND_PAGES_SHIFT;
+const _: () = assert!(LONG_COMMAND_MAX == target_io::LONG_REQUEST_MAX);
 
 /// Formats of Copy source ranges that are understood, one bit each (CDFS).
 pub const COPY_FORMATS: u16 = 0b11;

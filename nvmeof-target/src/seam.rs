@@ -25,9 +25,7 @@ pub const FABRICS_DATA_MAX: u32 = 8192;
 /// and a host may have as many under way as its queue has entries.
 pub const ADMIN_DATA_MAX: u32 = 8192;
 
-/// A connection, as the surroundings number it: unique for the life of the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(pub u64);
+pub use target_io::ConnectionId;
 
 /// A command slot of one connection, valid until replied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

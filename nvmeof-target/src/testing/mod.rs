@@ -1,12 +1,8 @@
-//! What tests put around a connection: a host, a store in memory, a wire; and the inputs that
-//! fuzzing has found.
+//! What tests put around a connection: a host and a link, beside what all targets' tests have.
 
-mod corpus;
 mod host;
 mod link;
-mod memory;
 
-pub use corpus::replay;
 pub use host::{Finished, Host, HostConfig, Terminated, Transfer, command};
 pub use link::{Link, script};
-pub use memory::{Memory, PlainBuf, Wire};
+pub use target_io::testing::{Memory, PlainBuf, Wire, replay};

@@ -1,6 +1,6 @@
 //! Volumes in memory, whose requests complete when and in the order that the test says.
 
-use crate::io::{
+use crate::{
     BlockError, BlockRequest, BlockResult, Buffer, PDU_BYTES_COPIED_MAX, Surroundings,
     TRANSFER_MAX, Ticket, TxSink, VolumeIndex,
 };

@@ -1,4 +1,8 @@
-//! What a connection asks of the core that runs it.
+//! What a sans-IO target asks of the core that runs it: one vocabulary for all protocols.
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, fuzzing, feature = "testing"))]
+pub mod testing;
 
 use core::ops::Range;
 use core::time::Duration;
@@ -24,6 +28,10 @@ pub trait Buffer {
     /// As [`Buffer::crcs`], to set.
     fn crcs_mut(&mut self) -> &mut [u32];
 }
+
+/// A connection, as the surroundings number it: unique for the life of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
 
 /// What a connection names a block request by. Returned with its completion, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,14 +85,14 @@ pub enum BlockRequest<B> {
     Verify {
         /// First byte.
         offset: u64,
-        /// Number of bytes, at most [`crate::limits::LONG_COMMAND_MAX`]: more than any transfer.
+        /// Number of bytes, at most [`LONG_REQUEST_MAX`]: more than any transfer.
         len: u64,
     },
     /// The range reads as zeroes; its whole blocks are unmapped.
     Zero {
         /// First byte.
         offset: u64,
-        /// Number of bytes, at most [`crate::limits::LONG_COMMAND_MAX`]: more than any transfer.
+        /// Number of bytes, at most [`LONG_REQUEST_MAX`]: more than any transfer.
         len: u64,
     },
     /// The range, whole 4 KiB blocks, answers reads with a media error until written.
@@ -133,8 +141,8 @@ pub trait Surroundings {
     type Buf: Buffer;
 
     /// A buffer of `len` bytes, at most [`TRANSFER_MAX`] + 4 KiB; contents unspecified. `None` when
-    /// there is none now: the connection keeps the command and stops taking bytes until
-    /// [`crate::connection`] is polled again.
+    /// there is none now: the connection keeps the command and stops taking bytes until it is
+    /// resumed.
     fn alloc(&mut self, len: usize) -> Option<Self::Buf>;
 
     /// As [`Surroundings::alloc`], for a buffer that is then held until the host has sent data for
@@ -171,3 +179,6 @@ pub const PDU_BYTES_COPIED_MAX: usize = 4096 + 256;
 
 /// Largest data transfer of one command in bytes (reported as MDTS).
 pub const TRANSFER_MAX: usize = 1 << 20;
+
+/// Largest [`BlockRequest::Zero`] and [`BlockRequest::Verify`] in bytes.
+pub const LONG_REQUEST_MAX: u64 = 32 << 20;
