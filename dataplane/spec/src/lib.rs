@@ -5,6 +5,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod ahci;
+pub mod ata;
 pub mod crc32c;
 pub mod disk;
 pub mod fabrics;
