@@ -1,6 +1,8 @@
 //! The emulator: devices whose every behaviour comes from a seed.
 
 #[cfg(any(test, feature = "sim"))]
+pub mod ahci;
+#[cfg(any(test, feature = "sim"))]
 mod block;
 #[cfg(any(test, feature = "sim"))]
 mod content;
