@@ -4,6 +4,7 @@
 //! operation and come back with its completion, so that no memory that a device may write is ever
 //! borrowed by anybody else.
 
+pub mod ahci;
 pub mod conformance;
 pub mod health;
 pub mod kernel;

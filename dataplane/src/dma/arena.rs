@@ -57,6 +57,10 @@ impl Inner {
         unsafe { self.crcs.add(page as usize) }
     }
 
+    pub(super) fn pages(&self) -> usize {
+        self.counts.len()
+    }
+
     pub(super) fn retain(&self, root: Root) {
         let before = self.counts[root.page as usize].fetch_add(1, Ordering::Relaxed);
         assert!(before > 0, "a freed allocation has no more users");

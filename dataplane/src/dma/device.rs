@@ -250,6 +250,15 @@ impl ArenaMap {
         self.pages.is_none()
     }
 
+    /// The first address above all of the arena.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        match &self.pages {
+            None => self.base + (self.arena.pages() * PAGE) as u64,
+            Some(pages) => pages.iter().max().map_or(0, |last| last + PAGE as u64),
+        }
+    }
+
     /// Where the device finds byte `at` of the span, and the rest of its page.
     #[inline]
     #[must_use]
@@ -333,6 +342,7 @@ mod tests {
         let buf = pool.alloc(5 * PAGE).unwrap();
         let page = u64::from(buf.arena_page()) * PAGE as u64;
         assert_eq!(map.address(&buf.span(), 0), 0x4000_0000 + page);
+        assert_eq!(map.end(), 0x4000_0000 + arena.mapping().1 as u64);
         let slice = buf.freeze().slice(PAGE + 512, 2 * PAGE);
         let span = slice.span();
         assert_eq!((span.page_offset(), span.len()), (512, 2 * PAGE));
@@ -353,6 +363,7 @@ mod tests {
         let slice = buf.freeze().slice(512, 3 * PAGE);
         let span = slice.span();
         assert_eq!(map.address(&span, 0), 0x9200);
+        assert_eq!(map.end(), 0xB000);
         assert_eq!(map.piece(&span, 0), (0x9200, 2 * PAGE - 512));
         assert_eq!(map.piece(&span, 2 * PAGE - 512), (0x5000, PAGE + 512));
     }
