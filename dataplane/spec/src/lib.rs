@@ -12,3 +12,4 @@ pub mod disk;
 pub mod fabrics;
 pub mod nvme;
 pub mod nvme_tcp;
+pub mod reservation;
