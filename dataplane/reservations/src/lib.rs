@@ -7,7 +7,8 @@
 //!
 //! A front end turns a command into an [`Order`] and gives it to [`Table::apply`]. An order either
 //! does all that it says and returns an [`Outcome`], or nothing and returns a [`Refusal`]. Who
-//! keeps a table durably applies orders to a copy, writes that copy's record, and then takes it over.
+//! keeps a table durably applies orders to a copy, writes that copy's record, and then takes
+//! it over.
 //!
 //! Invariants:
 //! - No registrant is there twice, and no key is 0.
