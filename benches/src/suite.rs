@@ -50,6 +50,9 @@ pub(crate) struct Suite {
     /// Parts to run; all that can be, when not given.
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
+    /// Only cells of this depth.
+    #[arg(long)]
+    depth: Option<u16>,
     /// A built tree of SPDK, for the part `spdk`.
     #[arg(long)]
     spdk: Option<PathBuf>,
@@ -73,6 +76,10 @@ impl Suite {
     fn has(&self, part: Part) -> bool {
         let is_possible = part != Part::Spdk || self.spdk.is_some();
         if self.parts.is_empty() { is_possible } else { self.parts.contains(&part) }
+    }
+
+    fn wants(&self, depth: u16) -> bool {
+        self.depth.is_none_or(|only| only == depth)
     }
 }
 
@@ -163,7 +170,8 @@ fn ram_cells(suite: &Suite) -> Result<Vec<Cell>> {
     let node = Node::start(suite, DiskSource::Ram { size: DISK, shards: 1 }, true)?;
     node.fill(suite)?;
     let mut cells = Vec::new();
-    for (pattern, size, depth) in ram_workloads(&[1, 4, 16, 32, 64, 128]) {
+    let workloads = ram_workloads(&[1, 4, 16, 32, 64, 128]);
+    for (pattern, size, depth) in workloads.into_iter().filter(|w| suite.wants(w.2)) {
         cells.push(node.cell(suite, "ram", pattern, size, depth)?);
     }
     node.stop()?;
@@ -195,7 +203,8 @@ fn spdk_cells(suite: &Suite, tree: &Path, comparisons: &mut Vec<Comparison>) -> 
         Ok(measured)
     };
     at_peer(node.filling(suite))?;
-    for (pattern, size, depth) in ram_workloads(&[1, 32, 128]) {
+    let workloads = ram_workloads(&[1, 32, 128]);
+    for (pattern, size, depth) in workloads.into_iter().filter(|w| suite.wants(w.2)) {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..suite.runs {
             let load = node.load(suite, pattern, size, depth);
@@ -231,7 +240,7 @@ fn file_cells(
     format(&disk)?;
     let node = Node::start(suite, DiskSource::Path(disk.clone()), true)?;
     node.fill(suite)?;
-    for depth in [1, 32] {
+    for depth in [1, 32].into_iter().filter(|&depth| suite.wants(depth)) {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..suite.runs {
             ours.push(node.cell_once(suite, "file", Pattern::RandWrite, 4096, depth)?);

@@ -120,6 +120,14 @@ pub trait Net {
     /// Takes a socket that another core released.
     fn adopt(&mut self, socket: Handoff) -> SocketId;
 
+    /// The core is about to sleep: from here on whatever happens must wake it.
+    fn rest(&mut self) {}
+
+    /// System calls made so far, beside those of the core's ring.
+    fn calls(&self) -> u64 {
+        0
+    }
+
     /// Appends what has happened to `events`.
     fn poll(&mut self, events: &mut Vec<Event>);
 }

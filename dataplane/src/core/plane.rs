@@ -17,7 +17,7 @@ const MANAGEMENT: u64 = 1 << 63;
 
 /// Polls of a busy shard in one turn while nothing ends: a write that has its record and its data
 /// on a fast device at once is answered in the turn that it came in.
-const SHARD_POLLS: usize = 2;
+const SHARD_POLLS: usize = 4;
 
 /// What a core is made of.
 pub(crate) struct CoreParts {
@@ -202,6 +202,11 @@ impl Core {
         self.paths.links.is_quiet()
     }
 
+    /// The core is about to sleep.
+    pub(crate) fn rest(&mut self) {
+        self.net.rest();
+    }
+
     /// Requests that shards of this core are working on.
     pub(crate) fn in_flight(&self) -> usize {
         self.paths.shards.iter().map(Shard::in_flight).sum()
@@ -228,7 +233,7 @@ impl Core {
     pub(crate) fn publish(&mut self, system_calls: u64) {
         let counters = self.frontend.counters();
         let store = |counter: &AtomicU64, value| counter.store(value, Ordering::Relaxed);
-        store(&self.stats.system_calls, system_calls);
+        store(&self.stats.system_calls, system_calls + self.net.calls());
         store(&self.stats.connections, self.frontend.len() as u64);
         store(&self.stats.buffers_free, self.pool.available() as u64);
         store(&self.stats.commands, counters.commands);

@@ -72,6 +72,7 @@ fn sleep(core: &mut Core, ring: &Ring, clock: Clock, now: Now) -> Now {
     if timeout.is_zero() {
         return SHORT_SLEEP;
     }
+    core.rest();
     ring.announce_sleep();
     if !core.is_quiet() {
         ring.stay_awake();

@@ -55,25 +55,62 @@ impl Slot {
         })
     }
 
-    /// The operation that fills the buffers of [`Connection::rx`].
-    pub(super) fn receive_entry(&mut self) -> Entry {
+    /// Says where the buffers of [`Connection::rx`] are. Returns how many of the pieces count.
+    fn prepare_receive(&mut self) -> usize {
         let connection = self.connection.as_mut().expect("a receive is on a connection");
-        let fd = Fd(connection.fd.as_raw_fd());
         let rx = connection.rx.as_mut().expect("a receive has its buffers");
-        let ioprio = if connection.drained { POLL_FIRST } else { 0 };
-        let (staging, staging_len) = (rx.staging.as_device_ptr().as_ptr(), rx.staging.len());
+        let staging = libc::iovec {
+            iov_base: rx.staging.as_device_ptr().as_ptr().cast(),
+            iov_len: rx.staging.len(),
+        };
         let Some((buf, range)) = rx.landing.as_mut().filter(|(_, range)| !range.is_empty()) else {
-            return opcode::Recv::new(fd, staging, staging_len as u32).ioprio(ioprio).build();
+            self.receive_pieces[0] = staging;
+            return 1;
         };
         assert!(range.end <= buf.len(), "the landing range is within its buffer");
         let landing = buf.as_device_ptr().as_ptr().wrapping_add(range.start);
-        self.receive_pieces = [
-            libc::iovec { iov_base: landing.cast(), iov_len: range.len() },
-            libc::iovec { iov_base: staging.cast(), iov_len: staging_len },
-        ];
+        self.receive_pieces =
+            [libc::iovec { iov_base: landing.cast(), iov_len: range.len() }, staging];
         self.receive_header.msg_iov = self.receive_pieces.as_mut_ptr();
-        self.receive_header.msg_iovlen = self.receive_pieces.len() as _;
+        self.receive_header.msg_iovlen = 2;
+        2
+    }
+
+    /// The operation that fills the buffers of [`Connection::rx`].
+    pub(super) fn receive_entry(&mut self) -> Entry {
+        let pieces = self.prepare_receive();
+        let connection = self.connection.as_ref().expect("a receive is on a connection");
+        let fd = Fd(connection.fd.as_raw_fd());
+        let ioprio = if connection.drained { POLL_FIRST } else { 0 };
+        if pieces == 1 {
+            let libc::iovec { iov_base, iov_len } = self.receive_pieces[0];
+            return opcode::Recv::new(fd, iov_base.cast(), iov_len as u32).ioprio(ioprio).build();
+        }
         opcode::RecvMsg::new(fd, &raw mut self.receive_header).ioprio(ioprio).build()
+    }
+
+    /// Fills the buffers of [`Connection::rx`] with what has arrived; `None` if nothing has. The
+    /// result is as that of the operation.
+    pub(super) fn receive_now(&mut self) -> Option<i32> {
+        let pieces = self.prepare_receive();
+        let connection = self.connection.as_mut().expect("a receive is on a connection");
+        let fd = connection.fd.as_raw_fd();
+        let room: usize = self.receive_pieces[..pieces].iter().map(|piece| piece.iov_len).sum();
+        let libc::iovec { iov_base, iov_len } = self.receive_pieces[0];
+        // SAFETY: the buffers are the connection's receive's, which nobody else has meanwhile.
+        let received = unsafe {
+            if pieces == 1 {
+                libc::recv(fd, iov_base, iov_len, libc::MSG_DONTWAIT)
+            } else {
+                libc::recvmsg(fd, &raw mut self.receive_header, libc::MSG_DONTWAIT)
+            }
+        };
+        if received < 0 {
+            let error = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+            return (error != libc::EAGAIN && error != libc::EINTR).then_some(-error);
+        }
+        connection.drained = (received as usize) < room;
+        Some(received as i32)
     }
 
     /// The operation that sends what is left of [`Connection::tx`], or as much as one takes.

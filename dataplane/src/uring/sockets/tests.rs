@@ -46,11 +46,32 @@ impl Core {
                 return None;
             }
             waits += 1;
+            self.sockets.rest();
             self.ring.announce_sleep();
             self.ring.wait(Some(patience / 20));
             self.sockets.poll(&mut self.events);
         }
         Some(self.events.remove(0))
+    }
+
+    /// Receives a byte that is there, so that the next receive waits for more.
+    fn receive_one(&mut self, socket: SocketId, host: &mut TcpStream) {
+        host.write_all(b"x").unwrap();
+        let rx = self.rx(None, PAGE);
+        self.sockets.receive(socket, rx);
+        assert_eq!(self.received().1.unwrap(), 1);
+    }
+
+    /// Spins as a core does, without sleep, until something has happened or for so many turns.
+    fn spin(&mut self, turns: u32) -> Option<Event> {
+        for _ in 0..turns {
+            self.sockets.poll(&mut self.events);
+            if !self.events.is_empty() {
+                return Some(self.events.remove(0));
+            }
+            self.ring.turn();
+        }
+        None
     }
 
     fn accept(&mut self) -> SocketId {
@@ -454,6 +475,85 @@ fn batches_cost_few_system_calls() {
     assert_eq!(sent, HOSTS);
     assert!(core.ring.counters().enters - before <= 2, "one call submits all of them");
     hosts.iter_mut().for_each(|host| host.read_exact(&mut [0]).unwrap());
+}
+
+#[test]
+fn a_spinning_core_receives_without_its_ring() {
+    let mut core = Core::new();
+    let (socket, mut host) = core.connect();
+    core.receive_one(socket, &mut host);
+    let (submitted, asked) = (core.ring.counters().submitted, core.sockets.calls());
+    let rx = core.rx(Some((2 * PAGE, 100..PAGE)), PAGE);
+    core.sockets.receive(socket, rx);
+    assert!(core.spin(3).is_none());
+    host.write_all(&[7; PAGE]).unwrap();
+    let Some(Event::Received { rx, result, .. }) = core.spin(u32::MAX) else { panic!("nothing") };
+    assert_eq!(result.unwrap(), PAGE);
+    assert_eq!(rx.landing.unwrap().0[100..PAGE], [7; PAGE - 100], "first where it belongs");
+    assert_eq!(rx.staging[..100], [7; 100], "the rest beside it");
+    assert_eq!(core.ring.counters().submitted, submitted);
+    assert!(core.sockets.calls() >= asked + 4, "each call is counted");
+}
+
+#[test]
+fn asking_in_vain_ends_in_the_ring() {
+    let mut core = Core::new();
+    let (socket, mut host) = core.connect();
+    core.receive_one(socket, &mut host);
+    let rx = core.rx(None, PAGE);
+    core.sockets.receive(socket, rx);
+    assert!(core.spin(EAGER_TRIES + 10).is_none());
+    assert_eq!(core.sockets.calls(), u64::from(EAGER_TRIES));
+    host.write_all(b"y").unwrap();
+    assert_eq!(core.received().1.unwrap(), 1);
+}
+
+#[test]
+fn sockets_that_are_asked_end_as_others_do() {
+    let mut core = Core::new();
+    let (socket, mut host) = core.connect();
+    let (gone, other) = core.connect();
+    core.receive_one(socket, &mut host);
+    core.receive_one(gone, &mut { other.try_clone().unwrap() });
+    for socket in [socket, gone] {
+        let rx = core.rx(None, PAGE);
+        core.sockets.receive(socket, rx);
+    }
+    assert!(core.spin(2).is_none());
+    drop(other);
+    core.sockets.shutdown(socket);
+    for _ in 0..2 {
+        let Some(Event::Received { result, .. }) = core.spin(100_000) else { panic!("nothing") };
+        assert_eq!(result.unwrap(), 0);
+    }
+    core.sockets.close(socket);
+    core.sockets.close(gone);
+    assert_eq!(core.sockets.connections(), 0);
+}
+
+#[test]
+fn many_sockets_are_with_the_kernel_but_a_few() {
+    const HOSTS: usize = 3 * EAGER_MAX;
+    let mut core = Core::new();
+    let (_, address) = core.listen();
+    let mut hosts: Vec<_> = (0..HOSTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    let sockets: Vec<_> = (0..HOSTS).map(|_| core.accept()).collect();
+    for (&socket, host) in sockets.iter().zip(&mut hosts) {
+        // Accepted in any order: each is told the same.
+        host.write_all(b"x").unwrap();
+        let rx = core.rx(None, PAGE);
+        core.sockets.receive(socket, rx);
+    }
+    (0..HOSTS).for_each(|_| assert_eq!(core.received().1.unwrap(), 1));
+    for &socket in &sockets {
+        let rx = core.rx(None, PAGE);
+        core.sockets.receive(socket, rx);
+    }
+    let before = core.sockets.calls();
+    assert!(core.spin(1).is_none());
+    assert_eq!(core.sockets.calls() - before, EAGER_MAX as u64);
+    hosts.iter_mut().for_each(|host| host.write_all(b"y").unwrap());
+    (0..HOSTS).for_each(|_| assert_eq!(core.received().1.unwrap(), 1));
 }
 
 /// Runs in a process of its own, for the limit is the process's.
