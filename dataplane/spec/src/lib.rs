@@ -13,3 +13,4 @@ pub mod fabrics;
 pub mod nvme;
 pub mod nvme_tcp;
 pub mod reservation;
+pub mod scsi;

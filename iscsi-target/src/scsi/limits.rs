@@ -1,0 +1,27 @@
+//! Limits that VPD page B0h tells initiators and that commands are held to.
+
+use target_io::TRANSFER_MAX;
+
+/// Most logical units of a target: LUNs are below it.
+pub const LUNS_MAX: u16 = 1024;
+
+/// Most bytes of a read, write, or verification of data sent (MAXIMUM TRANSFER LENGTH).
+pub const TRANSFER_BYTES_MAX: u64 = TRANSFER_MAX as u64;
+
+/// Most logical blocks of one COMPARE AND WRITE: one, so that it never leaves a block of the store.
+pub const COMPARE_AND_WRITE_BLOCKS_MAX: u8 = 1;
+
+/// Most bytes of one WRITE SAME (MAXIMUM WRITE SAME LENGTH).
+pub const WRITE_SAME_BYTES_MAX: u64 = 256 << 20;
+
+/// Most bytes of one UNMAP.
+pub const UNMAP_BYTES_MAX: u64 = 512 << 20;
+
+/// Most ranges of one UNMAP.
+pub const UNMAP_RANGES_MAX: u32 = 256;
+
+/// Most bytes of a parameter list.
+pub const PARAMETER_LIST_MAX: u32 = 16 << 10;
+
+/// Bytes of a piece of a command that moves more than it was given.
+pub(super) const PIECE_MAX: u64 = 256 << 10;
