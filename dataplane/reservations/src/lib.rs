@@ -27,7 +27,7 @@ mod tests;
 
 pub use access::{Access, CommandClass};
 pub use kind::Kind;
-pub use order::{Current, Keep, Notice, Notify, Order, Outcome, Persist, Refusal};
+pub use order::{Current, Failure, Keep, Notice, Notify, Order, Outcome, Persist, Refusal};
 pub use record::{BadRecord, RECORD_MAX};
 pub use registrant::{Key, NAME_MAX, Nexus, Registrant};
 pub use table::{REGISTRANTS_MAX, Registration, Reservation, Table};

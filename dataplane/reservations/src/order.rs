@@ -143,6 +143,24 @@ pub enum Refusal {
     NotLost,
 }
 
+/// Why an order that was given to a node did not come to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The table refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Its record could not be kept: the table is as it was. NVMe Internal Error, SCSI HARDWARE
+    /// ERROR.
+    #[error("the disk did not keep the reservations")]
+    NotKept,
+    /// The volume is not there, or not any more.
+    #[error("the volume is not there")]
+    Gone,
+    /// Too many orders wait for the table. SCSI BUSY.
+    #[error("too many orders wait for this volume")]
+    Busy,
+}
+
 /// What an order did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outcome {

@@ -6,8 +6,8 @@ use super::{
     Access, Admitted, Attentions, ControlCommand, DataIn, Ending, Lun, Needs, PARAMETER_LIST_MAX,
     Protection, Readiness, Sense, Status, Task, Unit,
 };
+use storage_spec::scsi::Opcode;
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
-use storage_spec::scsi::{Opcode, SANITIZE_EXIT_FAILURE_MODE};
 use target_io::Buffer;
 
 /// A command as it arrived.
@@ -229,20 +229,11 @@ fn check_ready(cdb: &[u8; 16], class: Class, unit: &Unit) -> Result<(), Sense> {
             }
         }
     }
-    let opcode = Opcode(cdb[0]);
-    let touches_medium = match unit.readiness {
-        Readiness::Ready => return Ok(()),
-        // What a host may do then, SANITIZE apart, tells nothing of the medium (SBC-3 4.11.2).
-        Readiness::Sanitizing(_) => !is_informative(cdb),
-        Readiness::SanitizeFailed => {
-            let service = cdb[1] & 0x1F;
-            let is_way_out = opcode == Opcode::Sanitize
-                && (service == SANITIZE_EXIT_FAILURE_MODE || cdb[1] & 0x1F != 0);
-            !is_informative(cdb) && !is_way_out
-        }
-        _ => !is_informative(cdb),
-    };
-    if touches_medium { Err(not_ready(unit.readiness)) } else { Ok(()) }
+    match unit.readiness {
+        Readiness::Ready => Ok(()),
+        _ if is_informative(cdb) => Ok(()),
+        readiness => Err(not_ready(readiness)),
+    }
 }
 
 /// Commands that answer whatever the state of the medium.
@@ -264,12 +255,6 @@ fn not_ready(readiness: Readiness) -> Sense {
     let sense = |code| Sense::new(SenseKey::NotReady, code);
     match readiness {
         Readiness::Ready => Sense::new(SenseKey::NoSense, AdditionalSense::None),
-        Readiness::Sanitizing(progress) => {
-            sense(AdditionalSense::NotReadySanitizeInProgress).with_progress(progress)
-        }
-        Readiness::SanitizeFailed => {
-            Sense::new(SenseKey::MediumError, AdditionalSense::SanitizeFailed)
-        }
         Readiness::Standby => sense(AdditionalSense::NotReadyTargetPortStandby),
         Readiness::Unavailable => sense(AdditionalSense::NotReadyTargetPortUnavailable),
         Readiness::Transitioning => sense(AdditionalSense::NotReadyAsymmetricTransition),

@@ -25,3 +25,21 @@ pub const PARAMETER_LIST_MAX: u32 = 16 << 10;
 
 /// Bytes of a piece of a command that moves more than it was given.
 pub(super) const PIECE_MAX: u64 = 256 << 10;
+
+/// Most CSCD descriptors of one EXTENDED COPY.
+pub const COPY_DEVICES_MAX: u16 = 8;
+
+/// Most segment descriptors of one EXTENDED COPY.
+pub const COPY_SEGMENTS_MAX: u16 = 32;
+
+/// Most bytes of all descriptors of one EXTENDED COPY.
+pub const COPY_DESCRIPTORS_LEN_MAX: u32 = 4096;
+
+/// Most bytes of one segment of EXTENDED COPY.
+pub const COPY_SEGMENT_BYTES_MAX: u32 = 256 << 20;
+
+/// log2 of the bytes that lengths of copies are told in.
+pub const COPY_GRANULARITY_SHIFT: u8 = 9;
+
+/// Copies of one nexus whose status is kept.
+pub const COPIES_MAX: u32 = 16;

@@ -111,10 +111,6 @@ pub enum Access {
 pub enum Readiness {
     /// It does.
     Ready,
-    /// Being sanitized; how much is done of 65536.
-    Sanitizing(u16),
-    /// Sanitizing failed: contents are unknown until it succeeds or the host gives up.
-    SanitizeFailed,
     /// Its target port group is in another state than active.
     Standby,
     /// Its target port group is unavailable.
@@ -182,6 +178,19 @@ impl<B> Ending<B> {
     #[must_use]
     pub fn status(status: Status) -> Self {
         Self { status, sense: None, data: DataIn::None }
+    }
+}
+
+impl Ending<core::convert::Infallible> {
+    /// The same where data could be in buffers.
+    #[must_use]
+    pub fn widen<B>(self) -> Ending<B> {
+        let data = match self.data {
+            DataIn::None => DataIn::None,
+            DataIn::Bytes(bytes) => DataIn::Bytes(bytes),
+            DataIn::Buffer { buf, .. } => match buf {},
+        };
+        Ending { status: self.status, sense: self.sense, data }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Commands from CDB to ending.
 
-use super::control::{Device, DeviceConfig, Nexus, Port, UnitConfig};
+use super::control::{Device, DeviceConfig, Effect, Nexus, Port, UnitConfig};
 use super::*;
+use core::convert::Infallible;
+use reservations::{Failure, Table};
 use target_io::testing::{Memory, PlainBuf};
 use target_io::{Buffer, ConnectionId, Surroundings, Ticket};
 
 pub(super) const CONNECTION: ConnectionId = ConnectionId(1);
+pub(super) const TAG: u16 = 3;
 pub(super) const UUID: [u8; 16] = [0xA1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
 
 /// A device with one unit, one nexus, and the volumes behind.
@@ -13,6 +16,7 @@ pub(super) struct Bench {
     pub(super) memory: Memory,
     pub(super) device: Device,
     pub(super) attentions: Attentions,
+    pub(super) table: Table,
 }
 
 pub(super) fn unit_config(capacity: usize, block_shift: u8) -> UnitConfig {
@@ -37,9 +41,34 @@ impl Bench {
         assert!(device.add(Lun(0), unit_config(capacity, block_shift)));
         let nexus = Nexus { initiator: "iqn.2026-01.x:i".into(), isid: [1; 6], tag: 1 };
         device.attach(CONNECTION, nexus);
-        assert!(device.drain_effects().count() > 0);
+        while device.take_effect().is_some() {}
         let memory = Memory::new(&[capacity]);
-        Self { memory, device, attentions: Attentions::default() }
+        Self { memory, device, attentions: Attentions::default(), table: Table::new() }
+    }
+
+    /// Does what the device wants done, and returns how its command ended.
+    pub(super) fn carry_effects(&mut self) -> Option<Ending<Infallible>> {
+        let mut ended = None;
+        while let Some(effect) = self.device.take_effect() {
+            match effect {
+                Effect::Attention(CONNECTION, lun, attention) => {
+                    self.attentions.post(lun, attention);
+                }
+                Effect::Attention(..) | Effect::Units(_) => {}
+                Effect::End(_, TAG, ending) => ended = Some(ending),
+                Effect::End(..) => panic!("another tag"),
+                Effect::Reserve { volume, who, order, token } => {
+                    let result = self.table.apply(&who, &order);
+                    if let Ok(outcome) = &result {
+                        let table = Arc::new(self.table.clone());
+                        self.device.set_reservations(volume, &table, &outcome.notices);
+                    }
+                    let result = result.map(|_| ()).map_err(Failure::Refused);
+                    self.device.reservation_result(token, result);
+                }
+            }
+        }
+        ended
     }
 
     pub(super) fn request(&mut self, cdb: &[u8], data: &[u8]) -> Ending<PlainBuf> {
@@ -56,7 +85,8 @@ impl Bench {
             Admitted::End(ending) => ending,
             Admitted::Control(command, needs) => {
                 let data = &data[..needs.data_out as usize];
-                self.device.execute(CONNECTION, &command, data)
+                self.device.execute(CONNECTION, TAG, &command, data);
+                self.carry_effects().expect("commands end").widen()
             }
             Admitted::Task(mut task, needs) => {
                 let data = (needs.data_out > 0).then(|| land(&mut self.memory, needs, data));

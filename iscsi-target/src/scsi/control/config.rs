@@ -1,5 +1,6 @@
 //! What the device is made of.
 
+use reservations::Registrant;
 use target_io::VolumeIndex;
 
 /// A device as its operator made it.
@@ -50,4 +51,17 @@ pub struct Nexus {
     pub isid: [u8; 6],
     /// Target portal group tag of the port.
     pub tag: u16,
+}
+
+impl Nexus {
+    /// Whether the name has the length of one.
+    pub(super) fn is_valid(&self) -> bool {
+        reservations::Nexus::new(&self.initiator, self.isid, self.tag).is_some()
+    }
+
+    /// As reservations know it.
+    pub(super) fn registrant(&self) -> Registrant {
+        let nexus = reservations::Nexus::new(&self.initiator, self.isid, self.tag);
+        Registrant::Scsi(nexus.expect("names are checked when the nexus is attached"))
+    }
 }

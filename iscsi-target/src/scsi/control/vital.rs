@@ -1,21 +1,30 @@
 //! Vital product data pages (SPC-4 section 7.8, SBC-3 section 6.6).
 
 use super::inquiry::{VENDOR, padded};
+use super::log::THRESHOLD_SHIFT;
 use super::{Device, LogicalUnit, Nexus};
 use crate::scsi::{
-    COMPARE_AND_WRITE_BLOCKS_MAX, TRANSFER_BYTES_MAX, UNMAP_BYTES_MAX, UNMAP_RANGES_MAX,
-    WRITE_SAME_BYTES_MAX,
+    COMPARE_AND_WRITE_BLOCKS_MAX, COPIES_MAX, COPY_DESCRIPTORS_LEN_MAX, COPY_DEVICES_MAX,
+    COPY_GRANULARITY_SHIFT, COPY_SEGMENT_BYTES_MAX, COPY_SEGMENTS_MAX, TRANSFER_BYTES_MAX,
+    UNMAP_BYTES_MAX, UNMAP_RANGES_MAX, WRITE_SAME_BYTES_MAX,
 };
 use storage_spec::crc32c::BLOCK;
 use storage_spec::scsi::inquiry::{BlockLimits, Designator, page};
+use storage_spec::scsi::parameter::{COPY_BLOCK_TO_BLOCK, COPY_DEVICE_IDENTIFICATION};
+use storage_spec::scsi::{COPY_OPERATING_PARAMETERS, COPY_STATUS_LID1, EXTENDED_COPY_LID1};
 use zerocopy::big_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Pages of a unit, rising.
-const PAGES: [u8; 6] = [
+const PAGES: [u8; 11] = [
     page::SUPPORTED,
     page::SERIAL_NUMBER,
     page::IDENTIFICATION,
+    page::NETWORK_ADDRESSES,
+    page::EXTENDED,
+    page::MODE_POLICY,
+    page::PORTS,
+    page::THIRD_PARTY_COPY,
     page::BLOCK_LIMITS,
     page::CHARACTERISTICS,
     page::PROVISIONING,
@@ -56,9 +65,16 @@ impl Device {
             page::SUPPORTED => PAGES.to_vec(),
             page::SERIAL_NUMBER => serial(&unit.config.uuid).into_bytes(),
             page::IDENTIFICATION => self.identification(unit, nexus),
+            // There is no address to manage a unit at.
+            page::NETWORK_ADDRESSES => Vec::new(),
+            page::EXTENDED => extended(),
+            // Every page is shared by all nexuses.
+            page::MODE_POLICY => vec![0x3F, 0xFF, 0, 0],
+            page::PORTS => self.ports(),
+            page::THIRD_PARTY_COPY => third_party_copy(),
             page::BLOCK_LIMITS => unit.block_limits(),
             page::CHARACTERISTICS => characteristics(),
-            page::PROVISIONING => provisioning(),
+            page::PROVISIONING => provisioning(unit.config.block_shift),
             _ => return None,
         })
     }
@@ -79,6 +95,20 @@ impl Device {
         designator(&mut data, ISCSI | UTF_8, OF_PORT | SCSI_NAME, &name);
         let name = terminated(&self.config.name);
         designator(&mut data, ISCSI | UTF_8, OF_TARGET | SCSI_NAME, &name);
+        data
+    }
+
+    /// SCSI ports (SPC-4 section 7.8.14).
+    fn ports(&self) -> Vec<u8> {
+        let mut data = Vec::new();
+        for port in &self.config.ports {
+            let mut names = Vec::new();
+            designator(&mut names, ISCSI | UTF_8, OF_PORT | SCSI_NAME, &self.port_name(port.tag));
+            let [high, low] = port.relative.to_be_bytes();
+            let [len_high, len] = (names.len() as u16).to_be_bytes();
+            data.extend_from_slice(&[0, 0, high, low, 0, 0, 0, 0, 0, 0, len_high, len]);
+            data.extend_from_slice(&names);
+        }
         data
     }
 
@@ -106,18 +136,64 @@ impl LogicalUnit {
     }
 }
 
-/// Not rotating (SBC-3 section 6.6.2).
-fn characteristics() -> Vec<u8> {
+/// Extended INQUIRY data (SPC-4 section 7.8.7).
+fn extended() -> Vec<u8> {
+    /// HEADSUP, ORDSUP, SIMPSUP.
+    const ATTRIBUTES: u8 = 0x07;
+    /// LUICLR: a unit attention of a nexus that is lost is gone.
+    const LOST_WITH_NEXUS: u8 = 0x01;
     let mut data = vec![0; 60];
+    data[1] = ATTRIBUTES;
+    data[3] = LOST_WITH_NEXUS;
+    data
+}
+
+/// Block device characteristics (SBC-3 section 6.6.2).
+fn characteristics() -> Vec<u8> {
+    /// WABEREQ: blocks that were erased read without an error.
+    const ERASED_READS: u8 = 0x40;
+    let mut data = vec![0; 60];
+    // Not rotating.
     data[1] = 1;
+    data[3] = ERASED_READS;
+    data
+}
+
+/// Third-party copy (SPC-4 section 7.8.17).
+fn third_party_copy() -> Vec<u8> {
+    let mut data = Vec::new();
+    let mut descriptor = |kind: u16, value: &[u8]| {
+        let len = value.len().next_multiple_of(4);
+        data.extend_from_slice(&kind.to_be_bytes());
+        data.extend_from_slice(&(len as u16).to_be_bytes());
+        data.extend_from_slice(value);
+        data.resize(data.len() + len - value.len(), 0);
+    };
+    // Commands with their service actions.
+    descriptor(
+        1,
+        &[7, 0x83, 1, EXTENDED_COPY_LID1, 0x84, 2, COPY_STATUS_LID1, COPY_OPERATING_PARAMETERS],
+    );
+    let mut parameters = [0; 28];
+    parameters[4..6].copy_from_slice(&COPY_DEVICES_MAX.to_be_bytes());
+    parameters[6..8].copy_from_slice(&COPY_SEGMENTS_MAX.to_be_bytes());
+    parameters[8..12].copy_from_slice(&COPY_DESCRIPTORS_LEN_MAX.to_be_bytes());
+    descriptor(4, &parameters);
+    descriptor(8, &[2, COPY_DEVICE_IDENTIFICATION, COPY_BLOCK_TO_BLOCK]);
+    let mut general = [0; 32];
+    general[..4].copy_from_slice(&COPIES_MAX.to_be_bytes());
+    general[4..8].copy_from_slice(&COPIES_MAX.to_be_bytes());
+    general[8..12].copy_from_slice(&COPY_SEGMENT_BYTES_MAX.to_be_bytes());
+    general[12] = COPY_GRANULARITY_SHIFT;
+    descriptor(0x8001, &general);
     data
 }
 
 /// LBPU, LBPWS, LBPWS10, LBPRZ; thin (SBC-3 section 6.6.4).
-fn provisioning() -> Vec<u8> {
+fn provisioning(block_shift: u8) -> Vec<u8> {
     const UNMAPS_AND_ZEROES: u8 = 0xE4;
     const THIN: u8 = 2;
-    vec![0, UNMAPS_AND_ZEROES, THIN, 0]
+    vec![THRESHOLD_SHIFT - block_shift, UNMAPS_AND_ZEROES, THIN, 0]
 }
 
 /// Unit serial number: the UUID.
