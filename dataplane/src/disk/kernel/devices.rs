@@ -46,12 +46,22 @@ fn device(name: &str, directory: &Path) -> Option<DeviceEntry> {
         model: attribute(&below, "model"),
         serial: attribute(directory, "serial")
             .or_else(|| attribute(&below, "serial"))
+            .or_else(|| page_serial(&fs::read(below.join("vpd_pg80")).ok()?))
             .or_else(|| attribute(directory, "wwid")),
         rotational: number::<u32>(&directory.join("queue"), "rotational") == Some(1),
         read_only: number::<u32>(directory, "ro") == Some(1),
         used_by: used_by(directory)
             .or_else(|| partitions(name, directory).find_map(|p| used_by(&p))),
     })
+}
+
+/// The serial number that a SCSI or SATA disk tells (SPC-5, section 7.7.18).
+fn page_serial(page: &[u8]) -> Option<String> {
+    let [_, 0x80, high, low, text @ ..] = page else { return None };
+    let len = usize::from(u16::from_be_bytes([*high, *low]));
+    let text = String::from_utf8_lossy(text.get(..len)?);
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// The name in sysfs has `!` where the path has `/`.
@@ -82,4 +92,19 @@ fn used_by(directory: &Path) -> Option<String> {
         return Some("swap".to_owned());
     }
     mount_point(&attribute(directory, "dev")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page_serial;
+
+    #[test]
+    fn serial_numbers_are_read_from_their_page() {
+        let page = |text: &[u8]| [&[0, 0x80, 0, text.len() as u8], text].concat();
+        assert_eq!(page_serial(&page(b"   WD-1234 ")).as_deref(), Some("WD-1234"));
+        assert_eq!(page_serial(&page(b"    ")), None);
+        assert_eq!(page_serial(&[0, 0x80, 0, 9, b'x']), None, "cut short");
+        assert_eq!(page_serial(&[0, 0x83, 0, 1, b'x']), None, "another page");
+        assert_eq!(page_serial(&[]), None);
+    }
 }
