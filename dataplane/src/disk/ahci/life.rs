@@ -276,9 +276,9 @@ impl<R: Registers> Port<R> {
             return match question {
                 Question::Identify => self.reset_for(Trouble::Identify("it refuses"), now),
                 Question::QueuedError => {
-                    // Without a log: the port stops once more, and nothing is in flight then.
+                    // A drive whose log was not read takes nothing but a reset of its link.
                     self.fail_queued(None, self.queued_error);
-                    self.stop(Then::Restart(AtaStatus::new(), AtaError::new()), now);
+                    self.stop(Then::Reset, now);
                 }
             };
         }

@@ -258,11 +258,10 @@ impl Port {
             }
             AtaCommand::ReadLogExt => {
                 let has_log = drive.config.has_log && frame.lba() == LOG_QUEUED_ERROR;
-                match self.error_log.take() {
-                    Some(log) if has_log => {
-                        self.give(world, in_flight, &log[..]).map(|()| Ending::Pio)
-                    }
-                    _ => Err((STATUS_ERROR, ABORT)),
+                // One that has no log waits on, for a reset of its link.
+                match self.error_log.take_if(|_| has_log) {
+                    Some(log) => self.give(world, in_flight, &log[..]).map(|()| Ending::Pio),
+                    None => Err((STATUS_ERROR, ABORT)),
                 }
             }
             AtaCommand::Smart if frame.lba() == SMART_SIGNATURE => match frame.features() {

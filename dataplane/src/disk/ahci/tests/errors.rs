@@ -30,7 +30,9 @@ fn only_the_unreadable_block_fails() {
                     assert_eq!(byte_of(&op), tag as u8);
                 }
             }
-            assert_eq!((rig.ahci.resets(), rig.ahci.link_resets()), (1, 1), "no more resets");
+            assert_eq!(rig.ahci.resets(), 1, "no more resets");
+            let is_reset = rig.ahci.link_resets() > 1;
+            assert_eq!(is_reset, !has_log, "but of links, where a drive does not tell");
             let retries = rig.ports[0].counters().retries;
             let is_one_by_one = !has_log && queue == Some(32);
             assert_eq!(retries > 0, is_one_by_one, "without a log they go one by one");
