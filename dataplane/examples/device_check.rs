@@ -2,7 +2,9 @@
 //!
 //! - `raw`: VFIO alone, on an NVMe controller: registers, memory, an interrupt, reset, and the same
 //!   again after the device was given back.
-//! - `conformance`: the suite of every driver, on each namespace in turn: `ADDRESS/N...`.
+//! - `conformance`: the suite of every driver, on each namespace or drive in turn: `ADDRESS/N...`.
+//! - `rate DISK DEPTH SECONDS`: random reads of 4 KiB; prints how many in a second.
+//! - `fill DISK BYTES`: writes that much from the start; `trim DISK BYTES` deallocates it.
 //! - `scan`: reads a namespace in 4 KiB and prints the offsets that cannot be read.
 //! - `ledger DISK NOTES WRITERS BLOCKS WRITES`: writes rising numbers to blocks of a disk, and
 //!   notes on another disk what has been acknowledged; `audit DISK BLOCKS` prints what is there.
@@ -11,11 +13,11 @@
 //! Run by the machine tests, in a guest whose IOMMU would tell of any access that is not right.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test program on real time")]
 
-use dataplane::disk::single::SingleDisk;
-use dataplane::disk::{Disk, Error, Op, conformance};
+use dataplane::disk::single::{self, Unit};
+use dataplane::disk::{Disk, Error, Op, WriteData, conformance};
 use dataplane::dma::Arena;
 use dataplane::hardware::{Device, Interrupt, Presence, Registers, ResetError};
-use dataplane::pci::Machine;
+use dataplane::pci::{ControllerKind, Machine};
 use dataplane::vfio::{Options, Vfio, VfioDevice};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -56,9 +58,12 @@ fn main() {
         "conformance" => addresses.iter().for_each(|name| conform(name)),
         "ledger" => ledger(addresses),
         "audit" => audit(&addresses[0], addresses[1].parse().unwrap()),
+        "rate" => rate(&addresses[0], addresses[1].parse().unwrap(), addresses[2].parse().unwrap()),
+        "fill" => fill(&addresses[0], addresses[1].parse().unwrap()),
+        "trim" => trim(&addresses[0], addresses[1].parse().unwrap()),
         "scan" => scan(&addresses[0]),
         "hold" => hold(addresses.iter().map(open).collect()),
-        other => panic!("{other} is none of raw, conformance, scan, hold"),
+        other => panic!("{other} is none of raw, conformance, rate, fill, trim, scan, hold"),
     }
     println!("done");
 }
@@ -72,11 +77,16 @@ fn hold(devices: Vec<VfioDevice>) {
     println!("wanted: {:?}", devices[0].presence());
 }
 
-/// The namespace of `ADDRESS/N`.
-fn disk(vfio: &Vfio, name: &str, arena: &Arena) -> SingleDisk<VfioDevice> {
-    let (address, namespace) = name.split_once('/').unwrap();
-    let device = vfio.open(&Machine::this(), address.parse().unwrap(), arena).unwrap();
-    SingleDisk::open(device, namespace.parse().unwrap()).unwrap_or_else(|error| panic!("{error}"))
+/// The namespace or the drive of `ADDRESS/N`.
+fn disk(vfio: &Vfio, name: &str, arena: &Arena) -> Box<dyn Disk> {
+    let (address, number) = name.split_once('/').unwrap();
+    let (machine, address) = (Machine::this(), address.parse().unwrap());
+    let unit = match machine.function(address).unwrap().kind() {
+        ControllerKind::Ahci => Unit::Port(number.parse().unwrap()),
+        _ => Unit::Namespace(number.parse().unwrap()),
+    };
+    let device = vfio.open(&machine, address, arena).unwrap();
+    single::open(device, unit).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn direct(path: &str) -> File {
@@ -119,8 +129,67 @@ fn audit(disk: &str, blocks: u64) {
 
 fn conform(name: &str) {
     let vfio = Vfio::new(Options::default());
-    conformance::run_with_arena(&mut |arena| Box::new(disk(&vfio, name, arena)));
+    conformance::run_with_arena(&mut |arena| disk(&vfio, name, arena));
     println!("conformance of {name}: passed");
+}
+
+fn rate(name: &str, depth: usize, seconds: u64) {
+    const STEP: u64 = 4096;
+    let arena = Arena::for_devices(8 << 20, 1).unwrap();
+    let pool = arena.pool(0);
+    let mut disk = disk(&Vfio::new(Options::default()), name, &arena);
+    let blocks = disk.info().capacity / STEP;
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut buffers: Vec<_> = (0..depth).map(|_| pool.alloc(STEP as usize).unwrap()).collect();
+    let (mut ended, mut done) = (0_u64, Vec::with_capacity(depth));
+    let (start, limit) = (Instant::now(), Duration::from_secs(seconds));
+    let mut is_over = false;
+    while disk.in_flight() > 0 || !is_over {
+        while !is_over && let Some(buf) = buffers.pop() {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            disk.submit(0, Op::Read { offset: random % blocks * STEP, buf });
+        }
+        disk.poll(&mut done);
+        ended += done.len() as u64;
+        for completion in done.drain(..) {
+            completion.result.unwrap();
+            let Op::Read { buf, .. } = completion.op else { unreachable!() };
+            buffers.push(buf);
+        }
+        is_over = start.elapsed() >= limit;
+    }
+    println!("rate {:.0}", ended as f64 / start.elapsed().as_secs_f64());
+}
+
+fn fill(name: &str, bytes: u64) {
+    const STEP: usize = 1 << 20;
+    let arena = Arena::for_devices(8 << 20, 1).unwrap();
+    let pool = arena.pool(0);
+    let mut disk = disk(&Vfio::new(Options::default()), name, &arena);
+    for offset in (0..bytes).step_by(STEP) {
+        let mut buf = pool.alloc(STEP).unwrap();
+        buf.fill(0x5A);
+        finish(&mut *disk, Op::Write { offset, data: WriteData::One(buf.freeze()), fua: false });
+    }
+    finish(&mut *disk, Op::Flush);
+}
+
+fn trim(name: &str, bytes: u64) {
+    let arena = Arena::for_devices(8 << 20, 1).unwrap();
+    let mut disk = disk(&Vfio::new(Options::default()), name, &arena);
+    finish(&mut *disk, Op::Deallocate { offset: 0, len: bytes });
+}
+
+/// One operation alone, which succeeds.
+fn finish(disk: &mut dyn Disk, op: Op) {
+    disk.submit(0, op);
+    let mut done = Vec::with_capacity(1);
+    while done.is_empty() {
+        disk.poll(&mut done);
+    }
+    done[0].result.unwrap();
 }
 
 fn scan(name: &str) {
@@ -140,7 +209,8 @@ fn scan(name: &str) {
         for ended in done.drain(..) {
             match ended.result {
                 Ok(()) => {}
-                Err(Error::Media) => println!("bad {}", ended.tag),
+                // Of QEMU's drives some only say that they have failed.
+                Err(Error::Media | Error::Failed) => println!("bad {}", ended.tag),
                 Err(error) => panic!("{error} at {}", ended.tag),
             }
         }

@@ -47,6 +47,7 @@ pub(super) struct Disk {
     pub(super) path: Option<Spanned<PathBuf>>,
     pub(super) device: Option<Spanned<String>>,
     pub(super) namespace: Option<Spanned<u32>>,
+    pub(super) port: Option<Spanned<u8>>,
     pub(super) fua: Option<Spanned<bool>>,
     pub(super) journal: Option<Spanned<PathBuf>>,
     pub(super) ram: Option<Spanned<Size>>,

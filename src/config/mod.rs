@@ -9,6 +9,7 @@ mod problem;
 
 pub use problem::{Invalid, Problem};
 
+use dataplane::disk::single::Unit;
 use dataplane::node::{DiskConfig, DiskSource, NodeConfig, PortalConfig};
 use dataplane::pci::PciAddress;
 use document::{Cores, Disk, Document, Node, Portal};
@@ -216,7 +217,7 @@ fn disks(disks: &[Spanned<Disk>], problems: &mut Problems<'_>) -> Vec<DiskConfig
 #[derive(Default)]
 struct Names {
     paths: BTreeSet<PathBuf>,
-    devices: BTreeSet<(PciAddress, u32)>,
+    devices: BTreeSet<(PciAddress, Unit)>,
 }
 
 fn disk(
@@ -233,6 +234,9 @@ fn disk(
     }
     if let (None, Some(namespace)) = (&disk.device, &disk.namespace) {
         problems.add(namespace.span(), "only a `device` has namespaces".to_owned());
+    }
+    if let (None, Some(port)) = (&disk.device, &disk.port) {
+        problems.add(port.span(), "only a `device` has ports".to_owned());
     }
     if let (None, Some(fua)) = (&disk.device, &disk.fua) {
         problems.add(fua.span(), "`fua` is said of a `device` only".to_owned());
@@ -273,7 +277,7 @@ fn formatted_shards(disk: &Disk, problems: &mut Problems<'_>) {
     }
 }
 
-/// A namespace of a controller that the node drives itself.
+/// A disk of a controller that the node drives itself.
 fn device(
     disk: &Disk,
     name: &Spanned<String>,
@@ -285,10 +289,7 @@ fn device(
         let why = "a disk that the node drives itself has its journal on it".to_owned();
         problems.add(journal.span(), why);
     }
-    let namespace = disk.namespace.as_ref().map_or(1, |namespace| *namespace.get_ref());
-    if let (0 | u32::MAX, Some(at)) = (namespace, &disk.namespace) {
-        problems.add(at.span(), "namespaces are numbered from 1".to_owned());
-    }
+    let unit = unit(disk, problems);
     let Some(address) = name.get_ref().strip_prefix("pci:").and_then(|text| text.parse().ok())
     else {
         let why = format!(
@@ -298,12 +299,34 @@ fn device(
         problems.add(name.span(), why);
         return None;
     };
-    if !names.devices.insert((address, namespace)) {
-        let why = format!("namespace {namespace} of {address} is used twice");
-        problems.add(name.span(), why);
+    if !names.devices.insert((address, unit)) {
+        let what = match unit {
+            Unit::Namespace(_) => "namespace",
+            Unit::Port(_) => "port",
+        };
+        problems.add(name.span(), format!("{what} {unit} of {address} is used twice"));
     }
     let fua = disk.fua.as_ref().is_none_or(|fua| *fua.get_ref());
-    Some(DiskSource::Device { address, namespace, fua })
+    Some(DiskSource::Device { address, unit, fua })
+}
+
+/// Which disk of a controller: the first namespace if nothing is said.
+fn unit(disk: &Disk, problems: &mut Problems<'_>) -> Unit {
+    let Some(port) = &disk.port else {
+        let id = disk.namespace.as_ref().map_or(1, |namespace| *namespace.get_ref());
+        if let (0 | u32::MAX, Some(at)) = (id, &disk.namespace) {
+            problems.add(at.span(), "namespaces are numbered from 1".to_owned());
+        }
+        return Unit::Namespace(id);
+    };
+    if disk.namespace.is_some() {
+        let why = "an NVMe controller has namespaces, an AHCI adapter ports: say one of them";
+        problems.add(port.span(), why.to_owned());
+    }
+    if *port.get_ref() >= 32 {
+        problems.add(port.span(), "an AHCI adapter has ports 0 to 31".to_owned());
+    }
+    Unit::Port(*port.get_ref())
 }
 
 fn portals(portals: &[Spanned<Portal>], problems: &mut Problems<'_>) -> Vec<PortalConfig> {

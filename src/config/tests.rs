@@ -122,14 +122,28 @@ fn devices_are_checked() {
         parse(&text, "f").map(|config| config.node.disks).map_err(|invalid| invalid.problems)
     };
     let disks = with("device = \"pci:0000:01:00.0\"").expect("good");
-    let DiskSource::Device { address, namespace, fua: true } = disks[1].source else {
+    let DiskSource::Device { address, unit, fua: true } = disks[1].source else {
         panic!("a device")
     };
-    assert_eq!((address.to_string().as_str(), namespace), ("0000:01:00.0", 1));
+    assert_eq!((address.to_string().as_str(), unit), ("0000:01:00.0", Unit::Namespace(1)));
+    let two = "device = \"pci:01:00.0\"\nport = 0\n[[disk]]\ndevice = \"pci:01:00.0\"\nport = 5";
+    let unit = |disk: &DiskConfig| match disk.source {
+        DiskSource::Device { unit, .. } => Some(unit),
+        _ => None,
+    };
+    let units: Vec<Unit> = with(two).expect("good").iter().filter_map(unit).collect();
+    assert_eq!(units, [Unit::Port(0), Unit::Port(5)]);
     for (disk, text) in [
         ("device = \"0000:01:00.0\"", "write it as \"pci:0000:01:00.0\""),
         ("device = \"pci:nonsense\"", "write it as"),
         ("device = \"pci:01:00.0\"\nnamespace = 0", "numbered from 1"),
+        ("device = \"pci:01:00.0\"\nport = 32", "0 to 31"),
+        ("device = \"pci:01:00.0\"\nport = 1\nnamespace = 1", "one of them"),
+        (
+            "device = \"pci:01:00.0\"\nport = 1\n[[disk]]\ndevice = \"pci:01:00.0\"\nport = 1",
+            "port 1",
+        ),
+        ("ram = \"1GiB\"\nport = 2", "only a `device` has ports"),
         ("device = \"pci:01:00.0\"\nshards = 2", "--shards"),
         ("device = \"pci:01:00.0\"\njournal = \"/j\"", "journal on it"),
         ("device = \"pci:01:00.0\"\n[[disk]]\ndevice = \"pci:0:1:0.0\"", "is used twice"),

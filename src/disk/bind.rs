@@ -1,11 +1,12 @@
 //! `basalt disk bind`, `unbind` and `identify`: controllers, by their PCI address.
 
 use super::drive::{self, Drive};
+use super::medium::Bench;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print, print_json};
 use crate::size::Size;
 use clap::Args;
-use dataplane::pci::{self, BindError, Change, Machine, PciAddress};
+use dataplane::pci::{self, BindError, Change, ControllerKind, Machine, PciAddress};
 use dataplane::vfio;
 use serde::Serialize;
 use std::fs;
@@ -138,12 +139,12 @@ fn show(address: PciAddress, change: &Change, output: Format) -> Result<(), Fail
 pub(super) fn identify(options: &IdentifyOptions, output: Format) -> Result<(), Failure> {
     let machine = Machine::this();
     let name = options.disk.strip_prefix("pci:").unwrap_or(&options.disk);
-    let drives: Vec<Drive> = match name.parse::<PciAddress>() {
-        Ok(address) => {
-            let function =
-                machine.function(address).ok_or_else(|| failed(&BindError::Missing(address)))?;
-            drive::of_controller(&machine, &function)
-        }
+    let (address, unit) = match name.split_once('/') {
+        Some((address, unit)) if !address.is_empty() => (address, Some(unit)),
+        _ => (name, None),
+    };
+    let drives: Vec<Drive> = match address.parse::<PciAddress>() {
+        Ok(address) => of_controller(&machine, address, unit)?,
         Err(_) => drive::of_block_device(&machine, &PathBuf::from(name)).into_iter().collect(),
     };
     if drives.is_empty() {
@@ -164,6 +165,23 @@ pub(super) fn identify(options: &IdentifyOptions, output: Format) -> Result<(), 
     }
 }
 
+/// The drives of a controller; that of one number, if one is given.
+fn of_controller(
+    machine: &Machine,
+    address: PciAddress,
+    unit: Option<&str>,
+) -> Result<Vec<Drive>, Failure> {
+    let function = machine.function(address).ok_or_else(|| failed(&BindError::Missing(address)))?;
+    let is_ours = function.driver.as_deref() == Some("vfio-pci");
+    let is_adapter = function.kind() == ControllerKind::Ahci;
+    if !is_ours || !is_adapter || vfio::is_taken(machine, address) {
+        return Ok(drive::of_controller(machine, &function));
+    }
+    let mut drives = drive::of_adapter(machine, &function, &Bench::new()?)?;
+    drives.retain(|drive| unit.is_none_or(|unit| drive.unit.as_deref() == Some(unit)));
+    Ok(drives)
+}
+
 fn describe(drive: &Drive) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: Option<String>| {
@@ -173,6 +191,7 @@ fn describe(drive: &Drive) -> String {
     };
     line("path", drive.path.as_ref().map(|path| path.display().to_string()));
     line("pci", drive.pci.clone());
+    line("port", drive.unit.clone());
     line("driver", drive.driver.clone());
     line("model", drive.model.clone());
     line("serial", drive.serial.clone());

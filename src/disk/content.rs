@@ -59,7 +59,7 @@ pub(super) fn of(path: &Path, open: Option<(&Bench, &Medium)>) -> Result<Content
             Err(MountError::NotFormatted) => {}
             Err(error) => return Ok(Content::Damaged(error.to_string())),
         }
-        if let Medium::Device(_) = medium {
+        if let Medium::Device(..) = medium {
             let mut disk = bench.drive(medium)?;
             let end = disk.info().capacity;
             let head = read(&mut *disk, bench.pool(), 0, HEAD.min(end))?;

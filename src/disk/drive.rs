@@ -1,5 +1,8 @@
 //! The drives of this machine, whoever drives them: from sysfs, and from what they answer.
 
+use super::medium::Bench;
+use crate::failure::Failure;
+use dataplane::disk::ahci::DriveFacts;
 use dataplane::disk::health::{Concern, Health};
 use dataplane::disk::kernel::{self, DeviceEntry, list_devices};
 use dataplane::pci::{ControllerKind, Machine, PciFunction};
@@ -16,6 +19,9 @@ pub(super) struct Drive {
     pub(super) path: Option<PathBuf>,
     /// Its controller's address.
     pub(super) pci: Option<String>,
+    /// Which disk of a controller of our own it is, where that is known.
+    #[serde(skip)]
+    pub(super) unit: Option<String>,
     pub(super) size: u64,
     pub(super) model: Option<String>,
     pub(super) serial: Option<String>,
@@ -71,6 +77,7 @@ impl Drive {
         Self {
             path: Some(path),
             pci: None,
+            unit: None,
             size,
             model: None,
             serial: None,
@@ -89,10 +96,11 @@ impl Drive {
 
     /// As the configuration names it.
     pub(super) fn name(&self) -> String {
-        match (&self.path, &self.pci) {
-            (Some(path), _) => path.display().to_string(),
-            (None, Some(pci)) => format!("pci:{pci}"),
-            (None, None) => "-".to_owned(),
+        match (&self.path, &self.pci, &self.unit) {
+            (Some(path), ..) => path.display().to_string(),
+            (None, Some(pci), None) => format!("pci:{pci}"),
+            (None, Some(pci), Some(unit)) => format!("pci:{pci}/{unit}"),
+            (None, None, _) => "-".to_owned(),
         }
     }
 
@@ -123,6 +131,7 @@ fn of_device(machine: &Machine, device: DeviceEntry) -> Drive {
     Drive {
         path: Some(device.path),
         pci: function.as_ref().map(|function| function.address.to_string()),
+        unit: None,
         size: device.size,
         model: device.model,
         serial: device.serial,
@@ -151,6 +160,7 @@ fn of_bare_controller(machine: &Machine, function: &PciFunction) -> Drive {
     Drive {
         path: None,
         pci: Some(function.address.to_string()),
+        unit: None,
         size: 0,
         model: Some(format!("{kind} {vendor:04x}:{device:04x}")),
         serial: None,
@@ -165,6 +175,28 @@ fn of_bare_controller(machine: &Machine, function: &PciFunction) -> Drive {
         health: None,
         concerns: Vec::new(),
     }
+}
+
+/// The drives of an AHCI adapter that `vfio-pci` has and nobody drives: they are asked.
+pub(super) fn of_adapter(
+    machine: &Machine,
+    function: &PciFunction,
+    bench: &Bench,
+) -> Result<Vec<Drive>, Failure> {
+    let bare = of_bare_controller(machine, function);
+    let drives = bench.examine(function.address)?.into_iter();
+    let drive = |(port, facts, health): (u8, DriveFacts, Option<Health>)| Drive {
+        unit: Some(port.to_string()),
+        size: facts.blocks << facts.block_shift,
+        model: Some(facts.model),
+        serial: Some(facts.serial),
+        firmware: Some(facts.firmware),
+        rotational: facts.is_rotational,
+        concerns: concerns(health.as_ref()),
+        health,
+        ..bare.clone()
+    };
+    Ok(drives.map(drive).collect())
 }
 
 fn concerns(health: Option<&Health>) -> Vec<&'static str> {

@@ -45,8 +45,8 @@ pub(super) fn list(paths: &[PathBuf], global: &Global) -> Result<(), Failure> {
     if paths.is_empty() {
         add_unlisted(&mut drives, &served);
     }
-    let listed: Vec<Listed> =
-        drives.into_iter().map(|drive| look(&bench, &served, drive)).collect();
+    let drives = drives.into_iter().flat_map(|drive| parted(drive, &served));
+    let listed: Vec<Listed> = drives.map(|drive| look(&bench, &served, drive)).collect();
     if global.output == Format::Json {
         return print_json(&listed);
     }
@@ -88,7 +88,8 @@ fn named(machine: &Machine, path: &Path) -> Result<Drive, Failure> {
         return Ok(drive);
     }
     let text = path.to_string_lossy();
-    let address = text.strip_prefix("pci:").unwrap_or(&text).parse().ok();
+    let address = text.strip_prefix("pci:").unwrap_or(&text);
+    let address = address.split('/').next().and_then(|address| address.parse().ok());
     if let Some(function) = address.and_then(|address| machine.function(address)) {
         return Ok(drive::of_controller(machine, &function).swap_remove(0));
     }
@@ -114,10 +115,20 @@ fn add_unlisted(drives: &mut Vec<Drive>, served: &[DiskInfo]) {
     }
 }
 
+/// A controller that the node drives, as the disks of it that the node has.
+fn parted(drive: Drive, served: &[DiskInfo]) -> Vec<Drive> {
+    let prefix = format!("{}/", drive.name());
+    let units = served.iter().filter_map(|disk| disk.path.strip_prefix(&prefix));
+    let of_unit = |unit: &str| Drive { unit: Some(unit.to_owned()), ..drive.clone() };
+    let parts: Vec<Drive> =
+        if drive.path.is_none() { units.map(of_unit).collect() } else { Vec::new() };
+    if parts.is_empty() { vec![drive] } else { parts }
+}
+
 /// Whether a disk of the node is the drive of this name.
 fn is_same(disk: &DiskInfo, name: &str) -> bool {
     let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    disk.path.split('/').next() == Some(name) || real(&disk.path) == real(name)
+    disk.path == name || real(&disk.path) == real(name)
 }
 
 /// What a disk of the node is, or why it is not served.

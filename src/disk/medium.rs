@@ -2,10 +2,12 @@
 
 use crate::failure::{Exit, Failure};
 use dataplane::disk::Disk;
+use dataplane::disk::ahci::DriveFacts;
+use dataplane::disk::health::Health;
 use dataplane::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
-use dataplane::disk::single::SingleDisk;
+use dataplane::disk::single::{self, Unit};
 use dataplane::dma::{Arena, Pool};
-use dataplane::pci::{Machine, PciAddress};
+use dataplane::pci::{ControllerKind, Machine, PciAddress};
 use dataplane::uring::{Ring, RingOptions};
 use dataplane::vfio::{Options, Vfio};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,15 +29,16 @@ pub(super) struct Bench {
 pub(super) enum Medium {
     /// Driven by the kernel.
     Kernel(KernelFile),
-    /// A namespace of a controller that we drive ourselves.
-    Device(DeviceName),
+    /// A disk of a controller that we drive ourselves.
+    Device(PciAddress, Unit),
 }
 
-/// A controller and a namespace of it, as `pci:0000:01:00.0` or `pci:0000:01:00.0/2`.
+/// A controller and a disk of it, as `pci:0000:01:00.0` or `pci:0000:01:00.0/2`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DeviceName {
     pub(super) address: PciAddress,
-    pub(super) namespace: u32,
+    /// Of a namespace or of a port, as the controller has it.
+    pub(super) number: Option<u32>,
 }
 
 impl DeviceName {
@@ -46,16 +49,39 @@ impl DeviceName {
     pub(super) fn parse(path: &Path) -> Option<Result<Self, Failure>> {
         let text = path.to_str()?;
         let rest = text.strip_prefix("pci:")?;
-        let (address, namespace) = rest.split_once('/').unwrap_or((rest, "1"));
-        let namespace = namespace.parse().ok().filter(|&id| id > 0 && id < u32::MAX);
-        Some(match (address.parse(), namespace) {
-            (Ok(address), Some(namespace)) => Ok(Self { address, namespace }),
+        let (address, number) = match rest.split_once('/') {
+            Some((address, number)) => (address, number.parse().map(Some)),
+            None => (rest, Ok(None)),
+        };
+        Some(match (address.parse(), number) {
+            (Ok(address), Ok(number)) => Ok(Self { address, number }),
             _ => {
-                let what = "is no device; write pci:0000:01:00.0, or pci:0000:01:00.0/2 for the \
-                            second namespace";
+                let what = "is no device; write pci:0000:01:00.0, or pci:0000:01:00.0/2 for \
+                            namespace or port 2";
                 Err(Failure::new(Exit::Usage, format!("{text} {what}")))
             }
         })
+    }
+
+    /// Which disk of its controller is meant.
+    ///
+    /// # Errors
+    /// The controller has no disk of such a number.
+    pub(super) fn unit(&self, machine: &Machine) -> Result<Unit, Failure> {
+        let Self { address, number } = self;
+        let kind = machine.function(*address).map(|function| function.kind());
+        let wrong = |what: &str| Err(Failure::new(Exit::Usage, format!("pci:{address} {what}")));
+        if kind == Some(ControllerKind::Ahci) {
+            return match number.map(u8::try_from) {
+                Some(Ok(port @ 0..32)) => Ok(Unit::Port(port)),
+                Some(_) => wrong("has ports 0 to 31 at most"),
+                None => wrong("is an AHCI adapter; add the port of the drive: /0 for the first"),
+            };
+        }
+        match number.unwrap_or(1) {
+            0 | u32::MAX => wrong("is an NVMe controller: its namespaces are numbered from 1"),
+            id => Ok(Unit::Namespace(id)),
+        }
     }
 }
 
@@ -80,13 +106,25 @@ impl Bench {
                 let ring = ring.map_err(|error| failed(error.to_string()))?;
                 Ok(Box::new(SelfDriven::new(file, ring)))
             }
-            Medium::Device(DeviceName { address, namespace }) => {
+            Medium::Device(address, unit) => {
                 let device = self.vfio.open(&Machine::this(), *address, &self.arena);
                 let device = device.map_err(|error| failed(error.to_string()))?;
-                let disk = SingleDisk::open(device, *namespace);
-                Ok(Box::new(disk.map_err(|error| failed(error.to_string()))?))
+                single::open(device, *unit).map_err(|error| failed(error.to_string()))
             }
         }
+    }
+}
+
+impl Bench {
+    /// The drives of an adapter that nobody uses: their ports, what they are and how they fare.
+    pub(super) fn examine(
+        &self,
+        adapter: PciAddress,
+    ) -> Result<Vec<(u8, DriveFacts, Option<Health>)>, Failure> {
+        let failed = |text: String| Failure::new(Exit::Failed, text);
+        let device = self.vfio.open(&Machine::this(), adapter, &self.arena);
+        let device = device.map_err(|error| failed(error.to_string()))?;
+        single::examine(device).map_err(|error| failed(error.to_string()))
     }
 }
 
@@ -95,7 +133,7 @@ impl Medium {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Kernel(file) => file.info().name.clone(),
-            Self::Device(device) => format!("pci:{}/{}", device.address, device.namespace),
+            Self::Device(address, unit) => format!("pci:{address}/{unit}"),
         }
     }
 }
@@ -104,7 +142,8 @@ impl Medium {
 /// driven.
 pub(super) fn open(path: &Path) -> Result<Medium, Failure> {
     if let Some(device) = DeviceName::parse(path) {
-        return device.map(Medium::Device);
+        let device = device?;
+        return Ok(Medium::Device(device.address, device.unit(&Machine::this())?));
     }
     let file = KernelFile::open(path, &KernelOptions::default()).map_err(|e| opened(&e))?;
     if let Some(device) = loop_device(path) {
@@ -167,11 +206,35 @@ mod tests {
         let parse = |text: &str| DeviceName::parse(Path::new(text));
         assert!(parse("/dev/sda").is_none() && parse("pci").is_none());
         let first = parse("pci:0000:01:00.0").expect("a device").expect("a good one");
-        assert_eq!(first.namespace, 1);
+        assert_eq!(first.number, None);
         let third = parse("pci:01:00.0/3").expect("a device").expect("a good one");
-        assert_eq!((third.address, third.namespace), (first.address, 3));
-        for bad in ["pci:", "pci:01:00.0/0", "pci:01:00.0/", "pci:01:00.0/x", "pci:zz"] {
+        assert_eq!((third.address, third.number), (first.address, Some(3)));
+        for bad in ["pci:", "pci:01:00.0/-1", "pci:01:00.0/", "pci:01:00.0/x", "pci:zz"] {
             assert!(parse(bad).expect("meant as a device").is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_controller_says_what_its_disks_are_numbered_by() {
+        let root = std::env::temp_dir().join(format!("basalt-units-{}", std::process::id()));
+        for (address, class) in [("0000:01:00.0", "0x010802"), ("0000:02:00.0", "0x010601")] {
+            let folder = root.join("sys/bus/pci/devices").join(address);
+            fs::create_dir_all(&folder).expect("a folder");
+            for (name, value) in [("class", class), ("vendor", "0x1"), ("device", "0x2")] {
+                fs::write(folder.join(name), value).expect("a file");
+            }
+        }
+        let machine = Machine::simulated(root.clone(), |_, _| Ok(()));
+        let unit = |text: &str| {
+            let name = DeviceName::parse(Path::new(text)).expect("a device").expect("a good one");
+            name.unit(&machine).map_err(|failure| failure.text)
+        };
+        assert_eq!(unit("pci:01:00.0"), Ok(Unit::Namespace(1)));
+        assert_eq!(unit("pci:01:00.0/2"), Ok(Unit::Namespace(2)));
+        assert!(unit("pci:01:00.0/0").is_err_and(|text| text.contains("numbered from 1")));
+        assert_eq!(unit("pci:02:00.0/0"), Ok(Unit::Port(0)));
+        assert!(unit("pci:02:00.0").is_err_and(|text| text.contains("the port")));
+        assert!(unit("pci:02:00.0/32").is_err_and(|text| text.contains("0 to 31")));
+        fs::remove_dir_all(&root).expect("it can be removed");
     }
 }

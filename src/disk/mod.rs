@@ -17,6 +17,8 @@ use crate::size::Size;
 use clap::{Args, Subcommand, ValueEnum};
 use content::Content;
 use dataplane::disk::kernel::{Allocation, create_file, reserve_file};
+use dataplane::disk::single::Unit;
+use dataplane::pci::Machine;
 use dataplane::store;
 use medium::{Bench, DeviceName, Medium, opened};
 use serde::Serialize;
@@ -52,8 +54,8 @@ pub enum Command {
 /// `basalt disk format`.
 #[derive(Debug, Args)]
 pub struct FormatOptions {
-    /// A block device, a file, or pci:ADDRESS of a controller given to vfio-pci (pci:ADDRESS/N: its
-    /// Nth namespace)
+    /// A block device, a file, or pci:ADDRESS/N of a controller given to vfio-pci: namespace N of
+    /// an NVMe controller (1 if left out), or the drive on port N of an AHCI adapter
     pub path: PathBuf,
     /// Make a file of this size, which must not be there yet
     #[arg(long, conflicts_with = "force")]
@@ -210,9 +212,13 @@ fn format(options: &FormatOptions, output: Format) -> Result<(), Failure> {
 /// The lines that name the disk in a configuration.
 fn configured(path: &Path) -> String {
     match DeviceName::parse(path) {
-        Some(Ok(DeviceName { address, namespace })) => {
-            format!("device = \"pci:{address}\"\nnamespace = {namespace}")
-        }
+        Some(Ok(name)) => match name.unit(&Machine::this()) {
+            Ok(Unit::Port(port)) => format!("device = \"pci:{}\"\nport = {port}", name.address),
+            Ok(Unit::Namespace(id)) => {
+                format!("device = \"pci:{}\"\nnamespace = {id}", name.address)
+            }
+            Err(_) => format!("device = \"pci:{}\"", name.address),
+        },
         _ => format!("path = {}", absolute(path)),
     }
 }

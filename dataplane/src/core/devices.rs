@@ -1,15 +1,18 @@
 //! The hardware that a core drives itself, besides its rings.
 
+use crate::disk::health::Health;
 use crate::disk::nvme::{NvmeController, NvmeEvent, NvmeQueue};
 use crate::hardware::{CoreTime, Device, Registers};
 use crate::node::{HealthWatch, Severity};
 use nvmeof_target::io::Now;
-use storage_spec::nvme::log::HealthLog;
 
-/// A controller at home on this core.
+/// A controller at home on this core, or a drive of one that belongs to one core as a whole.
 pub(crate) trait Controller {
     /// Where it is, for people.
     fn name(&self) -> &str;
+
+    /// What it is, for people.
+    fn what(&self) -> &'static str;
 
     /// Advances; whether there was anything to do.
     fn poll(&mut self, now: Now) -> bool;
@@ -21,7 +24,7 @@ pub(crate) trait Controller {
     fn next_event(&mut self) -> Option<(Severity, &'static str, String)>;
 
     /// SMART, as it was read last.
-    fn health(&self) -> Option<&HealthLog>;
+    fn health(&self) -> Option<Health>;
 
     /// Begins its end: it writes out what it caches.
     fn shut_down(&mut self, now: Now);
@@ -32,8 +35,8 @@ pub(crate) trait Controller {
 
 /// A queue of a controller, on this core.
 pub(crate) trait HardwareQueue {
-    /// Operations that nobody but a poll will bring back.
-    fn in_flight(&self) -> usize;
+    /// Whether something is under way whose end nobody but a poll will notice.
+    fn is_busy(&self) -> bool;
 }
 
 /// All hardware of a core.
@@ -68,9 +71,12 @@ impl Devices {
         for (controller, watch) in &mut self.controllers {
             worked |= controller.poll(now);
             while let Some((severity, kind, text)) = controller.next_event() {
-                note(severity, kind, format!("controller {}: {text}", controller.name()));
+                let text = format!("{} {}: {text}", controller.what(), controller.name());
+                note(severity, kind, text);
             }
-            watch.see_nvme(controller.health(), note);
+            if let Some(health) = controller.health() {
+                watch.see(health, note);
+            }
         }
         worked
     }
@@ -82,7 +88,7 @@ impl Devices {
 
     /// Whether something is in flight that comes back by polling alone: the core must not sleep.
     pub(crate) fn must_poll(&self) -> bool {
-        self.queues.iter().any(|queue| queue.in_flight() > 0)
+        self.queues.iter().any(|queue| queue.is_busy())
     }
 
     /// Ends the controllers, each in the time that it takes, once nobody uses their queues any
@@ -103,6 +109,10 @@ impl Devices {
 impl<D: Device> Controller for NvmeController<D> {
     fn name(&self) -> &str {
         self.name()
+    }
+
+    fn what(&self) -> &'static str {
+        "controller"
     }
 
     fn poll(&mut self, now: Now) -> bool {
@@ -138,8 +148,8 @@ impl<D: Device> Controller for NvmeController<D> {
         })
     }
 
-    fn health(&self) -> Option<&HealthLog> {
-        self.health()
+    fn health(&self) -> Option<Health> {
+        self.health().map(Health::from_nvme)
     }
 
     fn shut_down(&mut self, now: Now) {
@@ -152,7 +162,7 @@ impl<D: Device> Controller for NvmeController<D> {
 }
 
 impl<R: Registers> HardwareQueue for NvmeQueue<R> {
-    fn in_flight(&self) -> usize {
-        self.in_flight()
+    fn is_busy(&self) -> bool {
+        self.in_flight() > 0
     }
 }

@@ -6,12 +6,14 @@ pub mod mailbox;
 mod message;
 mod plane;
 mod reactor;
+mod sata;
 pub mod timer;
 
-pub(crate) use devices::Devices;
+pub(crate) use devices::{Controller, Devices};
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use links::mesh_of;
 pub(crate) use links::{Links, mesh};
 pub(crate) use message::{Adopted, Message, ShardCommand, ShardReply};
 pub(crate) use plane::{Core, CoreParts, CoreStats, ShardSeat};
 pub(crate) use reactor::{Clock, run};
+pub(crate) use sata::{SataAdapter, SataDrive};

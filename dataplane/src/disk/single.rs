@@ -1,11 +1,33 @@
 //! A controller with one disk of it, on one thread without a reactor: for tools, tests, and to look
 //! at a disk before a node's cores run.
 
+use super::ahci::{self, AhciEvent, AhciHba, AhciOptions, DriveFacts};
+use super::health::Health;
 use super::nvme::{Namespace, NvmeController, NvmeDisk, NvmeOptions, Trouble};
 use super::{Completion, Disk, Info, Op, Tag};
 use crate::hardware::{CoreTime, Device};
 use crate::uring::Waker;
+use std::fmt;
 use std::time::{Duration, Instant};
+
+/// Which disk of a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unit {
+    /// A namespace of an NVMe controller, by its number: from 1.
+    Namespace(u32),
+    /// The drive on a port of an AHCI adapter, by the port's number: from 0.
+    Port(u8),
+}
+
+/// The number alone.
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Namespace(id) => id.fmt(f),
+            Self::Port(port) => port.fmt(f),
+        }
+    }
+}
 
 /// Bring-up takes longer than this only where a controller hangs and is reset in vain.
 const BRING_UP_MAX: Duration = Duration::from_secs(60);
@@ -37,6 +59,124 @@ pub enum BringUpError {
     /// It has fewer queues than are needed.
     #[error("{0}: the controller has no queue for us")]
     NoQueue(String),
+    /// The adapter does not work.
+    #[error("{address}: {trouble}")]
+    Adapter {
+        /// Where it is.
+        address: String,
+        /// What is wrong.
+        trouble: ahci::Trouble,
+    },
+    /// It works, but has no drive there that we can use.
+    #[error("{address}: no drive on port {port}{}; it has: {there}", refused(.why.as_ref()))]
+    NoDrive {
+        /// Where it is.
+        address: String,
+        /// Which port was asked for.
+        port: u8,
+        /// Why what is there cannot be used.
+        why: Option<ahci::Trouble>,
+        /// The ports with drives that can be used.
+        there: String,
+    },
+}
+
+fn refused(why: Option<&ahci::Trouble>) -> String {
+    why.map(|why| format!(" ({why})")).unwrap_or_default()
+}
+
+/// Opens a disk of a controller for the calling thread alone, by default options. [`Disk::poll`]
+/// does all of it.
+///
+/// # Errors
+/// [`BringUpError`].
+#[expect(clippy::disallowed_methods, reason = "tools have no core to take the time from")]
+pub fn open<D: Device>(device: D, unit: Unit) -> Result<Box<dyn Disk>, BringUpError> {
+    match unit {
+        Unit::Namespace(id) => Ok(Box::new(SingleDisk::open(device, id)?)),
+        Unit::Port(port) => {
+            let clock = Instant::now();
+            let now = || clock.elapsed();
+            let (mut hba, refused) = bring_up_adapter(device, AhciOptions::default(), &now)?;
+            let seat = take_drive(&mut hba, &refused, port)?;
+            let time = CoreTime::default();
+            time.set(now());
+            let disk = seat.attach(Waker::unneeded(), time.clone()).open();
+            Ok(Box::new(ahci::SelfDriven::since(clock, hba, disk, time)))
+        }
+    }
+}
+
+/// Drives that an adapter cannot use, by their ports.
+pub type Refused = Vec<(u8, ahci::Trouble)>;
+
+/// As [`bring_up`], an adapter; and the drives on it that cannot be used.
+///
+/// # Errors
+/// [`BringUpError::Adapter`].
+pub fn bring_up_adapter<D: Device>(
+    device: D,
+    options: AhciOptions,
+    now: &dyn Fn() -> Duration,
+) -> Result<(AhciHba<D>, Refused), BringUpError> {
+    let mut hba = AhciHba::new(device, options);
+    let brought_up = ahci::bring_up(&mut hba, now);
+    let address = hba.name().to_owned();
+    brought_up.map_err(|trouble| BringUpError::Adapter { address, trouble })?;
+    let mut refused = Vec::new();
+    while let Some(event) = hba.take_event() {
+        if let AhciEvent::Refused(port, why) = event {
+            refused.push((port, why));
+        }
+    }
+    Ok((hba, refused))
+}
+
+/// Asks all drives of an adapter that nobody uses what they are and how they fare.
+///
+/// # Errors
+/// [`BringUpError::Adapter`].
+#[expect(clippy::disallowed_methods, reason = "tools have no core to take the time from")]
+pub fn examine<D: Device>(
+    device: D,
+) -> Result<Vec<(u8, DriveFacts, Option<Health>)>, BringUpError> {
+    let clock = Instant::now();
+    let (mut hba, _) = bring_up_adapter(device, AhciOptions::default(), &|| clock.elapsed())?;
+    let time = CoreTime::default();
+    time.set(clock.elapsed());
+    let mut drives = Vec::new();
+    while let Some(seat) = hba.take_seat() {
+        let port = seat.attach(Waker::unneeded(), time.clone());
+        port.ask_health();
+        while port.is_busy() && clock.elapsed() < BRING_UP_MAX {
+            time.set(clock.elapsed());
+            hba.poll(clock.elapsed());
+            port.poll();
+            std::thread::yield_now();
+        }
+        drives.push((port.port(), port.facts(), port.health()));
+    }
+    drives.sort_by_key(|(port, ..)| *port);
+    Ok(drives)
+}
+
+/// The drive on a port of an adapter that has been brought up.
+///
+/// # Errors
+/// [`BringUpError::NoDrive`].
+pub fn take_drive<D: Device>(
+    hba: &mut AhciHba<D>,
+    refused: &Refused,
+    port: u8,
+) -> Result<ahci::AhciSeat<D::Registers>, BringUpError> {
+    hba.take_seat_of(port).ok_or_else(|| {
+        let mut ports: Vec<u8> = hba.untaken().collect();
+        ports.sort_unstable();
+        let ports: Vec<String> = ports.iter().map(u8::to_string).collect();
+        let why = refused.iter().find(|(at, _)| *at == port).map(|(_, why)| why.clone());
+        let there = if ports.is_empty() { "none".to_owned() } else { ports.join(", ") };
+        BringUpError::NoDrive { address: hba.name().to_owned(), port, why, there }
+    })
 }
 
 /// Brings a controller up on the calling thread, which waits. `now` tells the time.

@@ -1,5 +1,6 @@
 //! What the command line, the management API and the metrics know of a node: plain data.
 
+use crate::disk::single::Unit;
 use crate::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -45,12 +46,12 @@ pub struct DiskConfig {
 pub enum DiskSource {
     /// A formatted file or block device.
     Path(PathBuf),
-    /// A formatted namespace of a controller that `vfio-pci` has: the node drives it itself.
+    /// A formatted disk of a controller that `vfio-pci` has: the node drives it itself.
     Device {
         /// The controller.
         address: PciAddress,
-        /// Number of the namespace.
-        namespace: u32,
+        /// Which of its disks.
+        unit: Unit,
         /// Whether Force Unit Access does what it says; if not, writes are flushed instead.
         fua: bool,
     },

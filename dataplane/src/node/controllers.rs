@@ -1,14 +1,16 @@
 //! The controllers that a node drives itself: brought up before its cores run, then given to them.
 //!
-//! Each core gets one queue of each controller. The controllers themselves live on the first core.
+//! Of an NVMe controller each core gets a queue. Of an AHCI adapter a core gets ports, each as a
+//! whole, with its drive. The controllers themselves live on the first core.
 
-use crate::core::{Clock, Devices};
+use crate::core::{Clock, Controller, Devices, SataAdapter, SataDrive};
+use crate::disk::ahci::{AhciHba, AhciOptions, AhciPort, AhciSeat};
 use crate::disk::nvme::{Namespace, NvmeController, NvmeOptions, NvmeQueue, NvmeSeat};
-use crate::disk::single::{bring_up, namespace};
+use crate::disk::single::{self, BringUpError, Refused, Unit};
 use crate::disk::{Completion, Disk, Info, Op, Tag};
 use crate::dma::Arena;
 use crate::hardware::CoreTime;
-use crate::pci::{Machine, PciAddress};
+use crate::pci::{ControllerKind, Machine, PciAddress};
 use crate::uring::Waker;
 use crate::vfio::{Options, Vfio, VfioDevice, Window};
 use std::cell::RefCell;
@@ -20,39 +22,63 @@ pub(super) struct Opener<'a> {
     arena: &'a Arena,
     clock: Clock,
     cores: usize,
-    found: Vec<Found>,
+    found: Vec<(PciAddress, Found)>,
 }
 
-struct Found {
-    address: PciAddress,
+/// A controller, with what this thread has of it to look at its disks.
+enum Found {
+    Nvme(FoundNvme),
+    Ahci(FoundAhci),
+}
+
+struct FoundNvme {
     controller: Rc<RefCell<NvmeController<VfioDevice>>>,
-    /// A queue to look at the disks with, on this thread.
     queue: NvmeQueue<Window>,
     time: CoreTime,
 }
 
-/// Controllers that run, on their way to the cores.
-pub(super) struct Controllers {
-    controllers: Vec<NvmeController<VfioDevice>>,
-    addresses: Vec<PciAddress>,
+struct FoundAhci {
+    hba: Rc<RefCell<AhciHba<VfioDevice>>>,
+    refused: Refused,
+    ports: Vec<AhciPort<Window>>,
+    time: CoreTime,
 }
 
-/// What one core gets: its queue of each controller, by the controller's number, and, the first
-/// core, the controllers.
+/// Controllers that run, on their way to the cores.
+pub(super) struct Controllers(Vec<(PciAddress, Whole)>);
+
+/// A controller that nobody looks at any more.
+enum Whole {
+    Nvme(Box<NvmeController<VfioDevice>>),
+    Ahci(Box<AhciHba<VfioDevice>>, Vec<AhciSeat<Window>>),
+}
+
+/// What one core gets: its queue of each NVMe controller and its ports of adapters, by the
+/// controllers' numbers, and, the first core, the controllers.
 #[derive(Default)]
 pub(super) struct Hardware {
-    seats: Vec<Option<NvmeSeat<VfioDevice>>>,
-    controllers: Vec<NvmeController<VfioDevice>>,
+    seats: Vec<(usize, NvmeSeat<VfioDevice>)>,
+    ports: Vec<(usize, AhciSeat<Window>)>,
+    controllers: Vec<Box<dyn Controller + Send>>,
 }
 
-/// The queues of one core.
-pub(super) struct Queues(Vec<Option<NvmeQueue<Window>>>);
+/// The queues and ports of one core.
+pub(super) struct Queues {
+    queues: Vec<(usize, NvmeQueue<Window>)>,
+    ports: Vec<(usize, AhciPort<Window>)>,
+}
 
-/// A namespace of a controller.
+/// A disk of a controller.
 #[derive(Clone)]
 pub(super) struct Place {
     controller: usize,
-    namespace: Namespace,
+    part: Part,
+}
+
+#[derive(Clone)]
+enum Part {
+    Namespace(Namespace),
+    Port(u8),
 }
 
 impl<'a> Opener<'a> {
@@ -61,36 +87,53 @@ impl<'a> Opener<'a> {
         Self { vfio, arena, clock, cores, found: Vec::new() }
     }
 
-    /// A namespace, and a disk on it to look at it with, for this thread; the controller is brought
-    /// up if it has not been yet, with the first word on whether it honours FUA.
+    /// A disk of a controller, and one to look at it with, for this thread; the controller is
+    /// brought up if it has not been yet, with the first word on whether it honours FUA.
     pub(super) fn open(
         &mut self,
         (address, honours_fua): (PciAddress, bool),
-        id: u32,
+        unit: Unit,
     ) -> Result<(Place, Box<dyn Disk>), String> {
-        let known = self.found.iter().position(|found| found.address == address);
+        let known = self.found.iter().position(|(at, _)| *at == address);
         let controller = match known {
             Some(number) => number,
             None => {
-                self.found.push(self.bring_up(address, honours_fua)?);
+                self.found.push((address, self.bring_up(address, honours_fua, unit)?));
                 self.found.len() - 1
             }
         };
-        let found = &self.found[controller];
-        let text = |error: crate::disk::single::BringUpError| error.to_string();
-        let namespace = namespace(&found.controller.borrow(), id).map_err(text)?;
-        let disk = Box::new(Looked {
-            disk: Box::new(found.queue.open(&namespace)),
-            controller: Rc::clone(&found.controller),
-            time: found.time.clone(),
-            clock: self.clock,
-        });
-        Ok((Place { controller, namespace }, disk))
+        let opened = match (&mut self.found[controller].1, unit) {
+            (Found::Nvme(found), Unit::Namespace(id)) => found.open(id, self.clock),
+            (Found::Ahci(found), Unit::Port(port)) => found.open(port, self.clock),
+            (Found::Nvme(_), Unit::Port(_)) => return Err(NO_ADAPTER.to_owned()),
+            (Found::Ahci(_), Unit::Namespace(_)) => return Err(ADAPTER.to_owned()),
+        };
+        let (part, disk) = opened.map_err(|error| error.to_string())?;
+        Ok((Place { controller, part }, disk))
     }
 
-    fn bring_up(&self, address: PciAddress, honours_fua: bool) -> Result<Found, String> {
-        let opened = self.vfio.open(&Machine::this(), address, self.arena);
+    fn bring_up(
+        &self,
+        address: PciAddress,
+        honours_fua: bool,
+        unit: Unit,
+    ) -> Result<Found, String> {
+        let machine = Machine::this();
+        let kind = machine.function(address).map(|function| function.kind());
+        match (kind, unit) {
+            (Some(ControllerKind::Ahci), Unit::Namespace(_)) => return Err(ADAPTER.to_owned()),
+            (Some(ControllerKind::Nvme), Unit::Port(_)) => return Err(NO_ADAPTER.to_owned()),
+            _ => {}
+        }
+        let opened = self.vfio.open(&machine, address, self.arena);
         let device = opened.map_err(|error| error.to_string())?;
+        match unit {
+            Unit::Namespace(_) => self.bring_up_nvme(device, honours_fua),
+            Unit::Port(_) => self.bring_up_ahci(device, honours_fua),
+        }
+    }
+
+    fn bring_up_nvme(&self, device: VfioDevice, honours_fua: bool) -> Result<Found, String> {
         // One for each core, and one to look at its disks from here.
         let options = NvmeOptions {
             queues: self.cores + 1,
@@ -99,94 +142,209 @@ impl<'a> Opener<'a> {
             ..NvmeOptions::default()
         };
         let clock = self.clock;
-        let brought_up = bring_up(device, options, &|| clock.now());
+        let brought_up = single::bring_up(device, options, &|| clock.now());
         let mut controller = brought_up.map_err(|error| error.to_string())?;
         let seat = controller.take_seat().ok_or("the controller has no queue for us")?;
-        let time = CoreTime::default();
-        time.set(clock.now());
+        let time = time(clock);
         let queue = seat.attach(Waker::unneeded(), time.clone());
-        Ok(Found { address, controller: Rc::new(RefCell::new(controller)), queue, time })
+        let controller = Rc::new(RefCell::new(controller));
+        Ok(Found::Nvme(FoundNvme { controller, queue, time }))
+    }
+
+    fn bring_up_ahci(&self, device: VfioDevice, honours_fua: bool) -> Result<Found, String> {
+        let options = AhciOptions { honours_fua, ..AhciOptions::default() };
+        let clock = self.clock;
+        let brought_up = single::bring_up_adapter(device, options, &|| clock.now());
+        let (hba, refused) = brought_up.map_err(|error| error.to_string())?;
+        let hba = Rc::new(RefCell::new(hba));
+        Ok(Found::Ahci(FoundAhci { hba, refused, ports: Vec::new(), time: time(clock) }))
     }
 
     /// The controllers, once every disk has been looked at.
     pub(super) fn finish(self) -> Controllers {
-        let addresses = self.found.iter().map(|found| found.address).collect();
-        let whole = |found: Found| {
-            drop(found.queue);
-            let whole = Rc::into_inner(found.controller).expect("who looked at a disk has left");
-            whole.into_inner()
+        const LEFT: &str = "who looked at a disk has left";
+        let whole = |(address, found)| {
+            let whole = match found {
+                Found::Nvme(FoundNvme { controller, queue, .. }) => {
+                    drop(queue);
+                    let whole = Rc::into_inner(controller).expect(LEFT).into_inner();
+                    Whole::Nvme(Box::new(whole))
+                }
+                Found::Ahci(FoundAhci { hba, ports, .. }) => {
+                    let seats = ports.into_iter().map(|port| port.detach().expect(LEFT)).collect();
+                    let whole = Rc::into_inner(hba).expect(LEFT).into_inner();
+                    Whole::Ahci(Box::new(whole), seats)
+                }
+            };
+            (address, whole)
         };
-        Controllers { controllers: self.found.into_iter().map(whole).collect(), addresses }
+        Controllers(self.found.into_iter().map(whole).collect())
+    }
+}
+
+const ADAPTER: &str =
+    "it is an AHCI adapter: say `port`, the number of the drive's, not `namespace`";
+const NO_ADAPTER: &str = "it is no AHCI adapter: say `namespace`, not `port`";
+
+fn time(clock: Clock) -> CoreTime {
+    let time = CoreTime::default();
+    time.set(clock.now());
+    time
+}
+
+impl FoundNvme {
+    fn open(&self, id: u32, clock: Clock) -> Result<(Part, Box<dyn Disk>), BringUpError> {
+        let namespace = single::namespace(&self.controller.borrow(), id)?;
+        let controller = Rc::clone(&self.controller);
+        let disk = Looked {
+            disk: Box::new(self.queue.open(&namespace)),
+            advance: Box::new(move |now| _ = controller.borrow_mut().poll(now)),
+            time: self.time.clone(),
+            clock,
+        };
+        Ok((Part::Namespace(namespace), Box::new(disk)))
+    }
+}
+
+impl FoundAhci {
+    fn open(&mut self, port: u8, clock: Clock) -> Result<(Part, Box<dyn Disk>), BringUpError> {
+        if !self.ports.iter().any(|known| known.port() == port) {
+            let seat = single::take_drive(&mut self.hba.borrow_mut(), &self.refused, port)?;
+            self.ports.push(seat.attach(Waker::unneeded(), self.time.clone()));
+        }
+        let found = self.ports.iter().find(|known| known.port() == port).expect("just seen to");
+        let hba = Rc::clone(&self.hba);
+        let disk = Looked {
+            disk: Box::new(found.open()),
+            advance: Box::new(move |now| hba.borrow_mut().poll(now)),
+            time: self.time.clone(),
+            clock,
+        };
+        Ok((Part::Port(port), Box::new(disk)))
     }
 }
 
 impl Controllers {
     /// What each core gets, in order. `uses`: whether the core has a shard on the controller of
-    /// this number.
+    /// this number; on this port of it, if one is given.
     ///
     /// # Errors
     /// A controller has fewer queues than cores that need one.
     pub(super) fn deal(
-        mut self,
+        self,
         cores: usize,
-        uses: impl Fn(usize, usize) -> bool,
+        uses: impl Fn(usize, (usize, Option<u8>)) -> bool,
     ) -> Result<Vec<Hardware>, String> {
         let mut dealt: Vec<Hardware> = (0..cores).map(|_| Hardware::default()).collect();
-        for (number, controller) in self.controllers.iter_mut().enumerate() {
-            for (core, hardware) in dealt.iter_mut().enumerate() {
-                let is_used = uses(core, number);
-                let seat = if is_used { controller.take_seat() } else { None };
-                if is_used && seat.is_none() {
-                    return Err(format!(
-                        "controller {} has too few queues for {cores} cores: give the node fewer \
-                         `cores`, or format the disk with fewer shards",
-                        self.addresses[number]
-                    ));
+        let mut controllers: Vec<Box<dyn Controller + Send>> = Vec::new();
+        for (number, (address, whole)) in self.0.into_iter().enumerate() {
+            match whole {
+                Whole::Nvme(mut controller) => {
+                    for (core, hardware) in dealt.iter_mut().enumerate() {
+                        if !uses(core, (number, None)) {
+                            continue;
+                        }
+                        let seat = controller.take_seat().ok_or_else(|| too_few(address, cores))?;
+                        hardware.seats.push((number, seat));
+                    }
+                    controllers.push(controller);
                 }
-                hardware.seats.push(seat);
+                Whole::Ahci(hba, seats) => {
+                    for seat in seats {
+                        let part = (number, Some(seat.port()));
+                        // One of a disk that is left out is let go.
+                        if let Some(core) = (0..cores).find(|core| uses(*core, part)) {
+                            dealt[core].ports.push((number, seat));
+                        }
+                    }
+                    controllers.push(Box::new(SataAdapter::new(*hba)));
+                }
             }
         }
         if let Some(first) = dealt.first_mut() {
-            first.controllers = self.controllers;
+            first.controllers = controllers;
         }
         Ok(dealt)
     }
+}
+
+fn too_few(address: PciAddress, cores: usize) -> String {
+    format!(
+        "controller {address} has too few queues for {cores} cores: give the node fewer `cores`, \
+         or format the disk with fewer shards"
+    )
 }
 
 impl Hardware {
     /// Puts it on the calling core.
     pub(super) fn attach(self, devices: &mut Devices, waker: &Waker) -> Queues {
         for controller in self.controllers {
-            devices.add_controller(Box::new(controller));
+            devices.add_controller(controller);
         }
-        let mut attach = |seat: NvmeSeat<VfioDevice>| {
+        let (mut queues, mut ports) = (Vec::new(), Vec::new());
+        for (number, seat) in self.seats {
             let queue = seat.attach(waker.clone(), devices.time());
             devices.add_queue(Box::new(queue.clone()));
-            queue
-        };
-        Queues(self.seats.into_iter().map(|seat| seat.map(&mut attach)).collect())
+            queues.push((number, queue));
+        }
+        for (number, seat) in self.ports {
+            let port = seat.attach(waker.clone(), devices.time());
+            devices.add_queue(Box::new(port.clone()));
+            devices.add_controller(Box::new(SataDrive::new(port.clone())));
+            ports.push((number, port));
+        }
+        Queues { queues, ports }
     }
 }
 
 impl Queues {
-    /// The namespace as a disk of this core.
+    /// As a disk of this core.
     pub(super) fn open(&self, place: &Place) -> Box<dyn Disk> {
-        let queue = self.0[place.controller].as_ref();
-        Box::new(queue.expect("a queue for each core that needs one").open(&place.namespace))
+        match &place.part {
+            Part::Namespace(namespace) => {
+                let is_it = |(number, _): &&(usize, _)| *number == place.controller;
+                let queue = self.queues.iter().find(is_it);
+                let (_, queue) = queue.expect("a queue for each core that needs one");
+                Box::new(queue.open(namespace))
+            }
+            Part::Port(port) => {
+                let is_it = |(number, of): &&(usize, AhciPort<Window>)| {
+                    *number == place.controller && of.port() == *port
+                };
+                let (_, port) = self.ports.iter().find(is_it).expect("the port is of this core");
+                Box::new(port.open())
+            }
+        }
     }
 }
 
 impl Place {
-    /// The number of the controller.
-    pub(super) fn controller(&self) -> usize {
-        self.controller
+    /// Whether it is on the controller of this number, and on this port of it, if one is given.
+    pub(super) fn is_on(&self, (controller, port): (usize, Option<u8>)) -> bool {
+        let is_there = match self.part {
+            Part::Namespace(_) => port.is_none(),
+            Part::Port(of) => port.is_none_or(|port| port == of),
+        };
+        self.controller == controller && is_there
+    }
+
+    /// Whether all of it belongs on one core.
+    pub(super) fn has_one_queue(&self) -> bool {
+        matches!(self.part, Part::Port(_))
+    }
+
+    /// The drive on a port of an adapter.
+    #[cfg(test)]
+    pub(super) fn on_port(controller: usize, port: u8) -> Self {
+        Self { controller, part: Part::Port(port) }
     }
 }
 
 /// A disk that is looked at on a thread without a reactor.
 struct Looked {
     disk: Box<dyn Disk>,
-    controller: Rc<RefCell<NvmeController<VfioDevice>>>,
+    /// Advances its controller.
+    advance: Box<dyn FnMut(std::time::Duration)>,
     time: CoreTime,
     clock: Clock,
 }
@@ -203,7 +361,7 @@ impl Disk for Looked {
     fn poll(&mut self, done: &mut Vec<Completion>) {
         let now = self.clock.now();
         self.time.set(now);
-        self.controller.borrow_mut().poll(now);
+        (self.advance)(now);
         self.disk.poll(done);
     }
 

@@ -12,6 +12,7 @@ use crate::core::{Clock, Devices, ShardSeat};
 use crate::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
 use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
+use crate::disk::single::Unit;
 use crate::disk::{Disk, Shared};
 use crate::dma::Pool;
 use crate::pci::PciAddress;
@@ -52,7 +53,7 @@ pub(super) enum Media {
     Kernel(Box<KernelFile>, Option<Box<KernelFile>>),
     /// One memory disk for each shard, taken by its core.
     Ram(Arc<Mutex<Vec<Option<RamDisk>>>>),
-    /// A namespace of a controller that the node drives itself.
+    /// A disk of a controller that the node drives itself.
     Device(Place),
 }
 
@@ -86,23 +87,37 @@ impl Disks {
         self.0.iter().map(NodeDisk::shards).sum()
     }
 
-    /// The shards that core `core` mounts, in the order of their positions.
-    pub(super) fn seats(&self, core: usize, cores: usize) -> Vec<(ShardSeat, Media)> {
-        let all = self.0.iter().enumerate().flat_map(|(number, disk)| {
-            disk.opened.iter().flat_map(move |opened| {
-                (0..opened.shards).map(move |shard| {
-                    let seat = ShardSeat { disk: number, path: disk.path.clone(), shard };
-                    (seat, opened.media.clone())
-                })
-            })
-        });
-        all.enumerate().filter(|(number, _)| number % cores == core).map(|(_, seat)| seat).collect()
+    /// Disk, shard and core of every shard. They go round; but those of a disk that has one queue
+    /// stay together.
+    fn placed(&self, cores: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        let mut placed = Vec::with_capacity(self.shards());
+        let mut next = 0;
+        for (number, disk) in self.0.iter().enumerate() {
+            let is_one = disk.opened.as_ref().is_some_and(|opened| opened.media.has_one_queue());
+            for shard in 0..disk.shards() {
+                placed.push((number, shard, next % cores));
+                next += usize::from(!is_one || shard + 1 == disk.shards());
+            }
+        }
+        placed.into_iter()
     }
 
-    /// Whether core `core` mounts a shard on the controller of this number.
-    pub(super) fn uses(&self, core: usize, cores: usize, controller: usize) -> bool {
+    /// The shards that core `core` mounts, in the order of their positions.
+    pub(super) fn seats(&self, core: usize, cores: usize) -> Vec<(ShardSeat, Media)> {
+        let here = self.placed(cores).filter(|(_, _, of)| *of == core);
+        let seat = |(disk, shard, _): (usize, usize, usize)| {
+            let NodeDisk { path, opened, .. } = &self.0[disk];
+            let opened = opened.as_ref().expect("a disk with shards has been opened");
+            (ShardSeat { disk, path: path.clone(), shard }, opened.media.clone())
+        };
+        here.map(seat).collect()
+    }
+
+    /// Whether core `core` mounts a shard on the controller of this number; on this port of it, if
+    /// one is given.
+    pub(super) fn uses(&self, core: usize, cores: usize, part: (usize, Option<u8>)) -> bool {
         self.seats(core, cores).iter().any(|(_, media)| match media {
-            Media::Device(place) => place.controller() == controller,
+            Media::Device(place) => place.is_on(part),
             Media::Kernel(..) | Media::Ram(_) => false,
         })
     }
@@ -164,12 +179,10 @@ impl Disks {
     /// core closes up those that remain, in their order.
     pub(super) fn states(&self, cores: usize) -> Vec<DiskState> {
         let mut next = vec![0; cores];
-        let mut number = 0;
+        let mut placed = self.placed(cores);
         let state = |disk: &NodeDisk| {
             let mut shards = Vec::new();
-            for _ in 0..disk.shards() {
-                let core = number % cores;
-                number += 1;
+            for (_, _, core) in placed.by_ref().take(disk.shards()) {
                 if disk.offline.is_none() {
                     shards.push(ShardAddress { core: core as u16, shard: next[core] });
                     next[core] += 1;
@@ -187,6 +200,13 @@ impl Disks {
     }
 }
 
+impl Media {
+    /// Whether all of its shards belong on one core.
+    fn has_one_queue(&self) -> bool {
+        matches!(self, Self::Device(place) if place.has_one_queue())
+    }
+}
+
 impl NodeDisk {
     fn open(
         config: &DiskConfig,
@@ -200,9 +220,9 @@ impl NodeDisk {
                 let opened = open_file(path, &name, config.journal.as_deref(), pool);
                 (name, opened)
             }
-            DiskSource::Device { address, namespace, fua } => {
-                let name = format!("pci:{address}/{namespace}");
-                (name, open_device((*address, *fua), *namespace, opener, pool))
+            DiskSource::Device { address, unit, fua } => {
+                let name = format!("pci:{address}/{unit}");
+                (name, open_device((*address, *fua), *unit, opener, pool))
             }
             DiskSource::Ram { size, shards } => {
                 let shards = if *shards == 0 { cores } else { *shards as usize };
@@ -255,11 +275,11 @@ fn open_file(
 
 fn open_device(
     controller: (PciAddress, bool),
-    namespace: u32,
+    unit: Unit,
     opener: &mut Opener<'_>,
     pool: &Rc<Pool>,
 ) -> Result<Opened, Unusable> {
-    let (place, disk) = opener.open(controller, namespace).map_err(Unusable::Offline)?;
+    let (place, disk) = opener.open(controller, unit).map_err(Unusable::Offline)?;
     let probe = store::probe(disk, pool).map_err(|error| Unusable::Offline(unreadable(&error)))?;
     let media = Media::Device(place);
     let (uuid, shards) = (probe.disk, usize::from(probe.shards));
@@ -468,6 +488,24 @@ mod tests {
             }
         }
         assert_eq!(seen, 3);
+    }
+
+    #[test]
+    fn shards_of_a_drive_with_one_queue_share_a_core() {
+        let mut disks = open(&config(&[1, 3, 2]));
+        for (disk, port) in [(1, 5), (2, 0)] {
+            let opened = disks.0[disk].opened.as_mut().unwrap();
+            opened.media = Media::Device(Place::on_port(7, port));
+        }
+        let cores: Vec<usize> = disks.placed(2).map(|(_, _, core)| core).collect();
+        assert_eq!(cores, [0, 1, 1, 1, 0, 0]);
+        assert!(disks.uses(1, 2, (7, Some(5))) && !disks.uses(0, 2, (7, Some(5))));
+        assert!(disks.uses(0, 2, (7, Some(0))) && !disks.uses(1, 2, (7, Some(0))));
+        assert!(!disks.uses(0, 2, (6, Some(0))));
+        let states = disks.states(2);
+        let places = |disk: usize| states[disk].shards.iter().map(|at| (at.core, at.shard));
+        assert!(places(1).eq([(1, 0), (1, 1), (1, 2)]));
+        assert!(places(2).eq([(0, 1), (0, 2)]));
     }
 
     #[test]

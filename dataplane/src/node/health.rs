@@ -2,7 +2,6 @@
 
 use super::Severity;
 use crate::disk::health::{Concern, Health};
-use storage_spec::nvme::log::HealthLog;
 
 /// What is known of one drive's health.
 pub(crate) struct HealthWatch {
@@ -14,17 +13,6 @@ pub(crate) struct HealthWatch {
 impl HealthWatch {
     pub(crate) fn new(name: &str) -> Self {
         Self { name: name.to_owned(), last: None, concerns: Vec::new() }
-    }
-
-    /// Looks at an NVMe controller's log.
-    pub(crate) fn see_nvme(
-        &mut self,
-        log: Option<&HealthLog>,
-        note: &mut dyn FnMut(Severity, &str, String),
-    ) {
-        if let Some(log) = log {
-            self.see(Health::from_nvme(log), note);
-        }
     }
 
     /// Looks at what a drive said last; cheap where it said nothing new.

@@ -46,7 +46,7 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
     let mut opener = Opener::new(&arena, clock, cores, config.no_iommu);
     let disks = Disks::open(config, &mut opener, &first)?;
     disks.check_any_served()?;
-    let dealt = opener.finish().deal(cores, |core, number| disks.uses(core, cores, number));
+    let dealt = opener.finish().deal(cores, |core, part| disks.uses(core, cores, part));
     let mut hardware = dealt.map_err(StartError::Config)?.into_iter();
     pools.insert(0, Rc::into_inner(first).expect("disks are opened and left"));
     let mut threads = Threads::default();

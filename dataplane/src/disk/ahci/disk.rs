@@ -10,6 +10,7 @@ use crate::uring::Waker;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A port with its drive, on no core. `Send`: made by the adapter on its core, then given to the
 /// one that shall drive it.
@@ -103,6 +104,12 @@ impl<R: Registers> AhciPort<R> {
         self.0.number
     }
 
+    /// The adapter and the port, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
     /// What the drive says of itself.
     #[must_use]
     pub fn facts(&self) -> DriveFacts {
@@ -137,7 +144,25 @@ impl<R: Registers> AhciPort<R> {
     /// a drive again.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.with(|port| port.end().is_some())
+        self.with(|port| port.has_ended())
+    }
+
+    /// Operations of its disks that have not been reported.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.with(|port| port.all_in_flight())
+    }
+
+    /// Whether it does something that nobody but a poll will notice the end of.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.with(|port| !port.has_ended() && (port.all_in_flight() > 0 || !port.is_idle()))
+    }
+
+    /// When it wants to be polled even if it is not busy.
+    #[must_use]
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        self.with(|port| port.deadline(now))
     }
 
     /// Advances the port: for one without a disk. [`Disk::poll`] does it too.

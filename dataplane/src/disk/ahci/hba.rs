@@ -29,6 +29,8 @@ const HANDOFF_TIMEOUT: Duration = Duration::from_secs(2);
 const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often GHC is read while all is well.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
+/// How often it is looked at while it changes.
+pub(super) const LIVELY_PERIOD: Duration = Duration::from_millis(1);
 /// Events that nobody took; older ones are forgotten.
 const EVENTS_MAX: usize = 256;
 
@@ -139,6 +141,27 @@ impl<D: Device> AhciHba<D> {
     pub fn take_seat_of(&mut self, port: u8) -> Option<AhciSeat<D::Registers>> {
         let at = self.seats.iter().position(|seat| seat.number == port)?;
         self.seats.remove(at)
+    }
+
+    /// The ports whose drives nobody has taken yet.
+    pub fn untaken(&self) -> impl Iterator<Item = u8> {
+        self.seats.iter().map(|seat| seat.number)
+    }
+
+    /// Whether no core drives a port of it, and those that were dropped have stopped.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        self.link.is_deserted()
+    }
+
+    /// When it wants to be polled even if nothing comes.
+    #[must_use]
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        match self.state {
+            State::Ended(_) => None,
+            State::Running if self.is_searched() => Some(self.next_watch),
+            _ => Some(now + LIVELY_PERIOD),
+        }
     }
 
     /// The next event.
@@ -305,8 +328,12 @@ impl<D: Device> AhciHba<D> {
         self.link.set_phase(Phase::Stop);
     }
 
-    /// Stops ports that were dropped, and frees what they used when they have.
-    fn sweep(&self) {
+    /// Stops ports that were dropped, and frees what they used when they have; [`AhciHba::poll`]
+    /// does it now and then.
+    pub fn sweep(&self) {
+        if self.state != State::Running {
+            return;
+        }
         let has_stopped = |left: &Left| {
             let port = PortRegisters::new(self.registers.clone(), left.place as u8);
             let Some(command) = port.command() else { return false };
@@ -334,7 +361,7 @@ impl<D: Device> AhciHba<D> {
             let number = number as u8;
             match end {
                 None => {
-                    let name = format!("{}p{number}", self.name);
+                    let name = format!("{}/{number}", self.name);
                     self.seats.push_back(AhciSeat { name, number, port: *port });
                     self.tell(AhciEvent::Found(number));
                 }

@@ -126,6 +126,13 @@ impl Link {
         })
     }
 
+    /// Whether no core drives a port, and none has left anything.
+    pub(super) fn is_deserted(&self) -> bool {
+        // In this order: who leaves is attached until what it leaves is there.
+        !self.seats.iter().any(|seat| seat.is_attached.load(Ordering::SeqCst))
+            && !self.has_left.load(Ordering::SeqCst)
+    }
+
     /// The gravest plea of any port.
     pub(super) fn take_plea(&self) -> Option<Plea> {
         if !self.has_pleas.load(Ordering::Relaxed) || !self.has_pleas.swap(false, Ordering::SeqCst)

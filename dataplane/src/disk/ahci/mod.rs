@@ -14,7 +14,8 @@
 //! What goes wrong, and what follows:
 //! - A queued command fails: the drive has dropped all others with it. Which it was is read from
 //!   log 10h; it ends with its error, or is tried again where the error was the cable's. The others
-//!   are issued again, and do not pay for it. Where the log does not tell, all go one by one.
+//!   are issued again, and do not pay for it. Where the log does not tell, all go one by one;
+//!   where it cannot be read, the link is reset before.
 //! - A command does not end, the port stops for an interface or bus error, or registers make no
 //!   sense: the link is reset (COMRESET), then the whole adapter, by agreement of all cores that
 //!   have ports of it. Everything in flight is tried again, at most a few times, and then fails:
@@ -45,7 +46,7 @@ mod tests;
 
 pub use disk::{AhciDisk, AhciPort, AhciSeat};
 pub use drive::DriveFacts;
-pub use driven::{SelfDriven, bring_up, open_port};
+pub use driven::{SelfDriven, bring_up};
 pub use hba::{AhciEvent, AhciHba};
 pub use options::{AhciOptions, TRANSFER_MAX, Trouble};
 pub use port::PortCounters;

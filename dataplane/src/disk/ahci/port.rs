@@ -6,6 +6,7 @@ use super::super::health::Health;
 use super::super::{Completion, Error, Op, Tag};
 use super::commands::Question;
 use super::drive::DriveFacts;
+use super::hba::LIVELY_PERIOD;
 use super::life::{State, Then};
 use super::link::{Link, PhaseWord, Plea};
 use super::memory::PortMemory;
@@ -159,6 +160,20 @@ impl<R: Registers> Port<R> {
         matches!(self.state, State::Ended(_)).then(|| self.trouble.as_ref())?
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended(_))
+    }
+
+    /// When it wants to be looked at, if nothing of it is in flight.
+    pub(super) fn deadline(&self, now: Duration) -> Option<Duration> {
+        match self.state {
+            // Whoever ends this wakes the core.
+            State::Halted | State::Pleading | State::Ended(_) => None,
+            State::Running => Some(self.next_watch),
+            _ => Some(now + LIVELY_PERIOD),
+        }
+    }
+
     pub(super) fn add_client(&mut self, base: u64) -> u16 {
         let depth = SLOTS_MAX;
         let client = Client { base, ready: VecDeque::with_capacity(depth), in_flight: 0 };
@@ -189,6 +204,10 @@ impl<R: Registers> Port<R> {
 
     pub(super) fn in_flight(&self, client: u16) -> usize {
         self.clients[usize::from(client)].as_ref().expect("there until dropped").in_flight
+    }
+
+    pub(super) fn all_in_flight(&self) -> usize {
+        self.clients.iter().flatten().map(|client| client.in_flight).sum()
     }
 
     pub(super) fn is_idle(&self) -> bool {

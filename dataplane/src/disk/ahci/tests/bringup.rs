@@ -1,10 +1,12 @@
 //! From power to drives: handoff, discovery, what drives say of themselves, what is refused.
 
 use super::{AhciEvent, Rig, arena, one, options, write_op};
-use crate::disk::ahci::{AhciOptions, Trouble, open_port};
+use crate::disk::ahci::{AhciOptions, Trouble};
 use crate::disk::health::{Concern, Health};
+use crate::disk::single;
 use crate::disk::{Disk, Error, Op};
 use crate::sim::ahci::{AhciConfig, EmulatedAhci, EmulatedDrive};
+use std::cell::Cell;
 use std::time::Duration;
 use storage_spec::ata::SIGNATURE_MULTIPLIER;
 
@@ -27,7 +29,7 @@ fn drives_tell_what_they_are() {
     assert!(facts[0].trim_is_deterministic && facts[0].trim_reads_zero);
     assert_eq!((facts[0].turns, facts[1].turns), (None, Some(7200)));
     let infos = [0, 1].map(|port| rig.disk(port).info().clone());
-    assert_eq!(infos[1].name, "0000:00:1f.2p31");
+    assert_eq!(infos[1].name, "0000:00:1f.2/31");
     assert_eq!((infos[0].capacity, infos[0].block_size), (16 << 20, 512));
     assert_eq!((infos[1].capacity, infos[1].block_size), (16 << 20, 4096));
     assert!(infos[0].deallocate && !infos[1].deallocate);
@@ -159,26 +161,28 @@ fn without_trim_there_is_no_deallocation() {
 }
 
 #[test]
-fn one_port_may_be_opened_alone() {
+fn one_port_may_be_taken_alone() {
     let (arena, _) = arena();
-    let ahci = EmulatedAhci::new(AhciConfig::default(), 1);
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let turns = {
-        let (ahci, stop) = (ahci.clone(), stop.clone());
-        std::thread::spawn(move || {
-            let mut now = Duration::ZERO;
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                now += Duration::from_millis(1);
-                ahci.step(now);
-                std::thread::sleep(Duration::from_micros(200));
-            }
-        })
+    let multiplier = EmulatedDrive { signature: SIGNATURE_MULTIPLIER, ..EmulatedDrive::new(512) };
+    let drives = vec![(0, Some(EmulatedDrive::new(512))), (1, None), (2, Some(multiplier))];
+    let ahci = EmulatedAhci::new(AhciConfig { drives, ..AhciConfig::default() }, 1);
+    let time = Cell::new(Duration::ZERO);
+    let tick = || {
+        time.set(time.get() + Duration::from_micros(500));
+        ahci.step(time.get());
+        time.get()
     };
-    let disk = open_port(ahci.open(&arena), 0, AhciOptions::default());
-    assert_eq!(disk.map(|disk| disk.info().capacity).ok(), Some(16 << 20));
-    let other = open_port(ahci.open(&arena), 1, AhciOptions::default());
-    assert_eq!(other.err(), Some(Trouble::Empty));
-    stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    turns.join().unwrap();
+    let opened = single::bring_up_adapter(ahci.open(&arena), AhciOptions::default(), &tick);
+    let (mut hba, refused) = opened.unwrap();
+    let mut text = |port| {
+        let taken = single::take_drive(&mut hba, &refused, port);
+        taken.map(|seat| seat.facts().blocks).map_err(|error| error.to_string())
+    };
+    let none = |port: &str| Err(format!("0000:00:1f.2: no drive on port {port}; it has: 0"));
+    assert_eq!(text(1), none("1"));
+    assert_eq!(text(2), none("2 (not supported: a port multiplier)"));
+    assert_eq!(text(0), Ok(32768));
+    let error = text(0).unwrap_err();
+    assert!(error.ends_with("it has: none"), "{error}");
     ahci.check();
 }

@@ -1,0 +1,134 @@
+use super::*;
+use crate::core::Devices;
+use crate::disk::ahci::AhciOptions;
+use crate::disk::{Disk, Op, single};
+use crate::dma::{Arena, Pool};
+use crate::sim::ahci::{AhciConfig, EmulatedAhci, EmulatedDrive};
+use crate::uring::Waker;
+use std::cell::Cell;
+
+const TICK: Now = Now::from_micros(500);
+
+/// A core with an adapter and the drive on its port 0.
+struct Bench {
+    ahci: EmulatedAhci,
+    devices: Devices,
+    disk: Option<Box<dyn Disk>>,
+    pool: Pool,
+    now: Now,
+    events: Vec<(Severity, String, String)>,
+}
+
+impl Bench {
+    fn new(drive: EmulatedDrive) -> Self {
+        let drives = vec![(0, Some(drive))];
+        let ahci = EmulatedAhci::new(AhciConfig { drives, ..AhciConfig::default() }, 1);
+        let arena = Arena::new(4 << 20, 1).unwrap();
+        let time = Cell::new(Now::ZERO);
+        let tick = || {
+            time.set(time.get() + TICK);
+            ahci.step(time.get());
+            time.get()
+        };
+        let opened = single::bring_up_adapter(ahci.open(&arena), AhciOptions::default(), &tick);
+        let (mut hba, refused) = opened.unwrap();
+        let mut devices = Devices::default();
+        let now = time.get();
+        devices.time().set(now);
+        let seat = single::take_drive(&mut hba, &refused, 0).unwrap();
+        let port = seat.attach(Waker::unneeded(), devices.time());
+        let disk: Option<Box<dyn Disk>> = Some(Box::new(port.open()));
+        devices.add_controller(Box::new(SataAdapter::new(hba)));
+        devices.add_queue(Box::new(port.clone()));
+        devices.add_controller(Box::new(SataDrive::new(port)));
+        let pool = arena.pool(0);
+        Self { ahci, devices, disk, pool, now, events: Vec::new() }
+    }
+
+    fn run(&mut self, time: Now) {
+        let until = self.now + time;
+        while self.now < until {
+            self.now += TICK;
+            self.ahci.step(self.now);
+            let events = &mut self.events;
+            let note = &mut |severity, kind: &str, text| events.push((severity, kind.into(), text));
+            self.devices.poll(self.now, note);
+        }
+    }
+
+    fn told(&self, kind: &str) -> Vec<&str> {
+        let of_it = self.events.iter().filter(|(_, of, _)| of == kind);
+        of_it.map(|(_, _, text)| text.as_str()).collect()
+    }
+
+    fn shut_down(mut self) {
+        self.disk = None;
+        let Self { ahci, mut devices, now, .. } = self;
+        let time = Cell::new(now);
+        devices.shut_down(&|| {
+            time.set(time.get() + TICK);
+            ahci.step(time.get());
+            time.get()
+        });
+        assert!(time.get() - now < END_MAX, "its ports have stopped, nobody lost patience");
+        ahci.check();
+    }
+}
+
+#[test]
+fn a_drive_is_asked_how_it_fares_though_nobody_uses_it() {
+    let mut bench = Bench::new(EmulatedDrive::new(512));
+    bench.ahci.set_smart(0, false, (194, 60, 41));
+    bench.run(Now::from_secs(1));
+    assert!(bench.told("disk.health").is_empty());
+    assert!(!bench.devices.must_poll(), "an idle drive lets its core sleep");
+    bench.ahci.set_smart(0, true, (177, 2, 0));
+    bench.run(HEALTH_PERIOD);
+    let told = bench.told("disk.health");
+    assert_eq!(told.len(), 2, "{told:?}");
+    let is_named = |text: &&str| text.starts_with("disk pci:0000:00:1f.2/0: ");
+    assert!(told.iter().all(is_named) && told[0].contains("failing"), "{told:?}");
+    bench.shut_down();
+}
+
+#[test]
+fn a_core_does_not_sleep_over_commands_and_wakes_for_the_rest() {
+    let mut bench = Bench::new(EmulatedDrive { smart: false, ..EmulatedDrive::new(4096) });
+    bench.run(Now::from_millis(1));
+    assert!(!bench.devices.must_poll());
+    let next = bench.devices.deadline(bench.now).expect("it looks after its drives");
+    assert!(next > bench.now && next < bench.now + Now::from_secs(1));
+    let buf = bench.pool.alloc(4096).unwrap();
+    bench.disk.as_mut().unwrap().submit(1, Op::Read { offset: 0, buf });
+    assert!(bench.devices.must_poll());
+    let mut done = Vec::with_capacity(1);
+    while done.is_empty() {
+        bench.run(TICK);
+        bench.disk.as_mut().unwrap().poll(&mut done);
+    }
+    assert!(done[0].result.is_ok() && !bench.devices.must_poll());
+    bench.shut_down();
+}
+
+#[test]
+fn a_drive_that_is_pulled_is_told_once() {
+    let mut bench = Bench::new(EmulatedDrive::new(512));
+    bench.run(Now::from_secs(1));
+    bench.ahci.unplug(0);
+    bench.run(Now::from_secs(3));
+    assert_eq!(bench.told("disk.lost"), ["disk pci:0000:00:1f.2/0: is driven no more: removed"]);
+    assert!(!bench.devices.must_poll());
+    bench.shut_down();
+}
+
+#[test]
+fn an_adapter_that_is_torn_out_takes_its_drives_with_it() {
+    let mut bench = Bench::new(EmulatedDrive::new(512));
+    bench.run(Now::from_secs(1));
+    bench.ahci.remove();
+    bench.run(Now::from_secs(1));
+    let told = bench.told("disk.lost");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().any(|text| text.starts_with("controller 0000:00:1f.2: ")), "{told:?}");
+    bench.shut_down();
+}
