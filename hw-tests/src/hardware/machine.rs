@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::adapter::Adapter;
 use super::qmp::Qmp;
 use crate::agent::Job;
 use crate::bed::Maker;
@@ -36,6 +37,14 @@ pub(crate) struct Ssd {
     pub(crate) namespaces: Vec<Namespace>,
     /// Keep a log of all writes and flushes beside the first namespace.
     pub(crate) logged: bool,
+}
+
+/// Disks of a machine, in the order of their root ports.
+struct Disks<'a> {
+    ssds: &'a [Ssd],
+    adapters: &'a [Adapter],
+    /// For the namespaces and drives, in order; new ones where there are no more.
+    images: &'a [PathBuf],
 }
 
 /// A running machine.
@@ -103,7 +112,7 @@ device() { # the first namespace of the node, waiting for it
     echo "the volume did not appear" >&2
     return 1
 }
-configure() { # DEVICE NAMESPACE: a node on this disk. QEMU's NVMe ignores FUA
+configure() { # DEVICE NUMBER [KEY]: a node on this namespace. QEMU's NVMe ignores FUA
     cat > /run/node.toml << EOF
 [node]
 name = "hardware"
@@ -112,38 +121,50 @@ cores = [$(seq -s, 0 $(($(nproc) - 1)))]
 buffers = "32MiB"
 [[disk]]
 device = "$1"
-namespace = $2
+${3:-namespace} = $2
 fua = false
 [[portal]]
 listen = "127.0.0.1:4420"
 EOF
 }
 UUID=5f0c8c2e-0000-4000-8000-00000000cafe
+ONE=5f0c8c2e-0000-4000-8000-000000000001
+TWO=5f0c8c2e-0000-4000-8000-000000000002
 "#;
 
 impl Machine {
     /// Boots it, with the program under test at `/run/basalt`, and two processors.
     pub(crate) fn boot(maker: &mut Maker, ssds: &[Ssd]) -> Result<Self> {
-        Self::start_qemu(maker, ssds, &[], 2)
+        Self::start_qemu(maker, &Disks { ssds, adapters: &[], images: &[] }, 2)
     }
 
     /// As [`Machine::boot`], with one processor: QEMU 10.0 with several can end in an assertion of
     /// its own (`iotlb_to_section`) when functions are reset again and again.
     pub(crate) fn boot_small(maker: &mut Maker, ssds: &[Ssd]) -> Result<Self> {
-        Self::start_qemu(maker, ssds, &[], 1)
+        Self::start_qemu(maker, &Disks { ssds, adapters: &[], images: &[] }, 1)
+    }
+
+    /// As [`Machine::boot_small`], with AHCI adapters.
+    pub(crate) fn boot_adapters(maker: &mut Maker, adapters: &[Adapter]) -> Result<Self> {
+        Self::start_qemu(maker, &Disks { ssds: &[], adapters, images: &[] }, 1)
+    }
+
+    /// As [`Machine::boot_adapters`], with these images for the drives, in order.
+    pub(crate) fn boot_adapters_on(
+        maker: &mut Maker,
+        adapters: &[Adapter],
+        images: &[PathBuf],
+    ) -> Result<Self> {
+        Self::start_qemu(maker, &Disks { ssds: &[], adapters, images }, 1)
     }
 
     /// As [`Machine::boot_small`], with these images for the namespaces, in order, not new ones.
     pub(crate) fn boot_on(maker: &mut Maker, ssds: &[Ssd], images: &[PathBuf]) -> Result<Self> {
-        Self::start_qemu(maker, ssds, images, 1)
+        Self::start_qemu(maker, &Disks { ssds, adapters: &[], images }, 1)
     }
 
-    fn start_qemu(
-        maker: &mut Maker,
-        ssds: &[Ssd],
-        images: &[PathBuf],
-        processors: u32,
-    ) -> Result<Self> {
+    fn start_qemu(maker: &mut Maker, disks: &Disks<'_>, processors: u32) -> Result<Self> {
+        let Disks { ssds, adapters, images } = disks;
         maker.made += 1;
         let folder = maker.folder.join(maker.made.to_string());
         fs::create_dir_all(&folder)?;
@@ -159,6 +180,9 @@ impl Machine {
         for (number, ssd) in ssds.iter().enumerate() {
             arguments.extend(ssd.arguments(&folder, number + 1, &mut images)?);
         }
+        for (number, adapter) in (ssds.len() + 1..).zip(*adapters) {
+            arguments.extend(adapter.arguments(&folder, number, &mut images)?);
+        }
         let options = Options { memory_mib: 1024, processors, arguments, ..Options::default() };
         let guest = Guest::boot(&maker.image, &folder.join("guest"), &options)?;
         let machine = Self { guest, folder };
@@ -171,11 +195,15 @@ impl Machine {
                     chmod +x /run/$name
                 esac
             done
-            modprobe -a vfio-pci nvme
-            echo 64 > /proc/sys/vm/nr_hugepages
-            until_there /dev/nvme0n1
-            dmesg -C"#,
+            modprobe -a vfio-pci nvme ahci sd_mod
+            echo 64 > /proc/sys/vm/nr_hugepages"#,
         )?;
+        let is_any = |there: bool, path: &'static str| if there { path } else { "" };
+        machine.run(&format!(
+            "# disks\nuntil_there {} {}\ndmesg -C",
+            is_any(!ssds.is_empty(), "/dev/nvme0n1"),
+            is_any(!adapters.is_empty(), "/dev/sda")
+        ))?;
         Ok(machine)
     }
 
@@ -212,7 +240,8 @@ impl Machine {
 
     /// For the report of a failure.
     pub(crate) fn log(&self) -> String {
-        let log = self.run("# log\ntail -n 30 /run/node.log; dmesg | tail -n 30");
+        let log =
+            self.run("# log\ntouch /run/node.log; tail -n 30 /run/node.log; dmesg | tail -n 30");
         log.unwrap_or_else(|error| format!("{error:#}"))
     }
 

@@ -3,6 +3,8 @@
 //! The program of the host runs in the guest: it comes on a disk of its own. Whatever a scenario
 //! does, the guest's kernel must not have seen a device reach for memory that was not mapped.
 
+mod adapter;
+pub(crate) mod ahci;
 mod cuts;
 mod machine;
 mod power;

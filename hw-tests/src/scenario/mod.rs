@@ -12,8 +12,9 @@ mod namespaces;
 use anyhow::Result;
 
 use crate::bed::{Bed, Maker};
+use crate::hardware::{self, ahci};
 use crate::node::Shape;
-use crate::{hardware, wire};
+use crate::wire;
 
 /// How a scenario that did not fail ended.
 pub(crate) enum Outcome {
@@ -97,5 +98,11 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     alone("vfio-media", "bad blocks fail alone; a slow disk is slow", hardware::media),
     alone("vfio-restart", "ten kills under a verified load", hardware::restart),
     alone("vfio-power", "power cuts at 50 moments lose nothing acknowledged", hardware::cut),
+    alone("vfio-ahci-conformance", "every promise of a disk on SATA drives", ahci::conformance),
+    alone("vfio-ahci-serve", "bind, format, serve, verify on a SATA drive", ahci::serve),
+    alone("vfio-ahci-media", "bad blocks of a SATA drive fail alone", ahci::media),
+    alone("vfio-ahci-restart", "ten kills under a verified load, SATA", ahci::restart),
+    alone("vfio-ahci-pulled", "an adapter is pulled, others go on", ahci::pulled),
+    alone("vfio-ahci-rate", "4 KiB reads beside the kernel's driver", ahci::rate),
     alone("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled),
 ];
