@@ -1,6 +1,7 @@
 //! What a sans-IO target asks of the core that runs it: one vocabulary for all protocols.
 #![forbid(unsafe_code)]
 
+pub mod grid;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 pub mod testing;
 

@@ -1,7 +1,7 @@
 //! The gates that every command passes, in their order (SAM-5 section 5.14, SPC-4 section 5.13):
 //! logical unit, unit attention, reservation, readiness, and then its fields.
 
-use super::plan::{Order, order};
+use super::plan::{Order, copy_in, copy_out, order};
 use super::{
     Access, Admitted, Attentions, ControlCommand, DataIn, Ending, Lun, Needs, PARAMETER_LIST_MAX,
     Protection, Readiness, Sense, Status, Task, Unit,
@@ -66,7 +66,12 @@ pub fn admit<B: Buffer>(
     if let Err(sense) = check_ready(request.cdb, class, &unit) {
         return fail(sense);
     }
-    match order(request.cdb, &unit) {
+    let order = match opcode {
+        Opcode::ThirdPartyCopyOut => copy_out(request.cdb, units, &attentions.copies),
+        Opcode::ThirdPartyCopyIn => copy_in(request.cdb, &attentions.copies),
+        _ => order(request.cdb, &unit),
+    };
+    match order {
         Err(sense) => fail(sense),
         Ok(order) => admit_order(request, &unit, order),
     }

@@ -1,8 +1,10 @@
 //! Unit attentions of one nexus: conditions that its next command to a logical unit is told of
 //! instead of being executed (SAM-5 section 5.14).
 
+use super::copies::CopyLog;
 use super::{Lun, Sense};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use storage_spec::scsi::Opcode;
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
 
@@ -89,10 +91,12 @@ impl Attention {
     }
 }
 
-/// Conditions that one nexus has not been told of: a bit for each and LUN, so they are bounded.
+/// What is between one nexus and its units: the conditions that it has not been told of, a bit for
+/// each and LUN, so they are bounded; and what came of its copies.
 #[derive(Debug, Default)]
 pub struct Attentions {
     pending: BTreeMap<Lun, u16>,
+    pub(super) copies: Arc<CopyLog>,
 }
 
 impl Attentions {

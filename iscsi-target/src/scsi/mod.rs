@@ -12,6 +12,7 @@
 mod admit;
 mod attention;
 pub mod control;
+mod copies;
 mod limits;
 mod plan;
 mod sense;

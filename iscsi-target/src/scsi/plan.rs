@@ -1,17 +1,23 @@
 //! What a CDB asks for, checked against its unit (SBC-3 section 5). Pure.
 
+use super::copies::CopyLog;
 use super::task::{
-    Compare, CompareAndWrite, Job, Long, LongKind, OrWrite, Pattern, Read, Unmap, Write,
+    Compare, CompareAndWrite, Copy, Job, Long, LongKind, OrWrite, Pattern, Read, Status, Unmap,
+    Write,
 };
 use super::{
-    COMPARE_AND_WRITE_BLOCKS_MAX, DataIn, Ending, Needs, PARAMETER_LIST_MAX, Sense,
-    TRANSFER_BYTES_MAX, UNMAP_RANGES_MAX, Unit, WRITE_SAME_BYTES_MAX, control,
+    COMPARE_AND_WRITE_BLOCKS_MAX, DataIn, Ending, Needs, PARAMETER_LIST_MAX, PIECE_MAX, Sense,
+    TRANSFER_BYTES_MAX, UNMAP_RANGES_MAX, Unit, WRITE_SAME_BYTES_MAX, control, copies,
 };
+use std::sync::Arc;
 use storage_spec::crc32c::BLOCK;
 use storage_spec::scsi::cdb::{Range6, Range10, Range12, Range16, RangeFlags};
 use storage_spec::scsi::parameter::{UnmapDescriptor, UnmapHeader};
 use storage_spec::scsi::sense::AdditionalSense;
-use storage_spec::scsi::{GET_LBA_STATUS, Opcode};
+use storage_spec::scsi::{
+    COPY_OPERATING_PARAMETERS, COPY_STATUS_LID1, EXTENDED_COPY_LID1, GET_LBA_STATUS, Opcode,
+    SANITIZE_BLOCK_ERASE, SANITIZE_EXIT_FAILURE_MODE,
+};
 use target_io::Buffer;
 use zerocopy::FromBytes;
 
@@ -75,9 +81,8 @@ pub(super) fn order<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, 
         Opcode::PreventAllow => Ok(Order::done()),
         Opcode::Unmap => unmap(cdb),
         Opcode::ServiceActionIn16 if cdb[1] & 0x1F == GET_LBA_STATUS => lba_status(cdb, unit),
-        Opcode::ServiceActionIn16 | Opcode::ThirdPartyCopyOut | Opcode::ThirdPartyCopyIn => {
-            Err(Sense::cdb_bit(1, 4))
-        }
+        Opcode::ServiceActionIn16 => Err(Sense::cdb_bit(1, 4)),
+        Opcode::Sanitize => sanitize(cdb, unit),
         _ => {
             let fields = fields(cdb);
             if fields.flags.protect() != 0 && has_protection_field(opcode) {
@@ -321,6 +326,61 @@ fn start_stop<B: Buffer>(cdb: &[u8; 16]) -> Result<Order<B>, Sense> {
     Ok(Order::done())
 }
 
-fn lba_status<B: Buffer>(_cdb: &[u8; 16], _unit: &Unit) -> Result<Order<B>, Sense> {
-    Err(Sense::cdb_bit(1, 4))
+/// GET LBA STATUS: as far as one read goes.
+fn lba_status<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, Sense> {
+    let Fields { lba, blocks: allocation, .. } = fields(cdb);
+    let capacity = unit.capacity >> unit.block_shift;
+    if lba >= capacity {
+        return Err(Sense::illegal(AdditionalSense::LbaOutOfRange));
+    }
+    let offset = lba << unit.block_shift;
+    let len = (unit.capacity - offset).min(PIECE_MAX - offset % BLOCK as u64) as u32;
+    let allocation = allocation as u32;
+    let needs = Needs { data_in_max: allocation, ..Needs::default() };
+    Ok(Order::task(Job::Status(Status::new(offset, len, allocation)), needs))
+}
+
+/// SANITIZE (SBC-3 section 5.24): blocks are erased by unmapping them. Overwriting is not offered:
+/// a store that never writes in place could not promise it.
+fn sanitize<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, Sense> {
+    let has_list = cdb[7..9] != [0; 2];
+    match cdb[1] & 0x1F {
+        SANITIZE_BLOCK_ERASE | SANITIZE_EXIT_FAILURE_MODE if has_list => Err(Sense::cdb_byte(7)),
+        // None ever fails and stays so.
+        SANITIZE_EXIT_FAILURE_MODE => Ok(Order::done()),
+        SANITIZE_BLOCK_ERASE => {
+            let job = Job::Long(Long::new(LongKind::Zero, 0, unit.capacity));
+            Ok(Order::task(job, Needs::default()))
+        }
+        _ => Err(Sense::cdb_bit(1, 4)),
+    }
+}
+
+/// THIRD PARTY COPY OUT: EXTENDED COPY (LID1).
+pub(super) fn copy_out<B: Buffer>(
+    cdb: &[u8; 16],
+    units: &[Option<Unit>],
+    log: &Arc<CopyLog>,
+) -> Result<Order<B>, Sense> {
+    if cdb[1] & 0x1F != EXTENDED_COPY_LID1 {
+        return Err(Sense::cdb_bit(1, 4));
+    }
+    let Fields { blocks: len, .. } = fields(cdb);
+    let needs = control::list(len as usize, 10)?;
+    if len == 0 {
+        return Ok(Order::done());
+    }
+    let job = Job::Copy(Box::new(Copy::new(needs.data_out, units, log.clone())));
+    Ok(Order::task(job, needs))
+}
+
+/// THIRD PARTY COPY IN: what came of copies, and what they may be.
+pub(super) fn copy_in<B>(cdb: &[u8; 16], log: &CopyLog) -> Result<Order<B>, Sense> {
+    let mut data = match cdb[1] & 0x1F {
+        COPY_STATUS_LID1 => log.status(cdb[2])?,
+        COPY_OPERATING_PARAMETERS => copies::operating_parameters(),
+        _ => return Err(Sense::cdb_bit(1, 4)),
+    };
+    data.truncate(fields(cdb).blocks as usize);
+    Ok(Order::End(Ending::good(DataIn::Bytes(data))))
 }

@@ -8,9 +8,9 @@ use super::slots::Kind;
 use crate::io::{BlockRequest, BlockResult, Buffer, Surroundings};
 use crate::limits::LONG_COMMAND_MAX;
 use crate::seam::{COPY_BLOCKS_MAX, COPY_RANGE_BLOCKS_MAX, Namespace};
-use storage_spec::crc32c::{self, BLOCK};
 use storage_spec::nvme::command::{CopyRange, DsmRange};
 use storage_spec::nvme::status::Status;
+use target_io::grid;
 use zerocopy::FromBytes;
 
 /// Bytes copied at a time.
@@ -133,8 +133,9 @@ impl<B: Buffer> Connection<B> {
         let len = (u64::from(range.blocks_z.get()) + 1) << shift;
         let source = (range.lba.get() << shift) + progress.range_done;
         let destination = self.slots[slot].offset + progress.done;
-        let piece = piece_len(source, destination, len - progress.range_done);
-        let Some(buf) = around.alloc(page_span(source, piece)) else {
+        let left = len - progress.range_done;
+        let piece = grid::piece_len(source, destination, left, PIECE_MAX);
+        let Some(buf) = around.alloc(grid::page_span(source, piece)) else {
             self.wait_for_buffer(slot);
             return false;
         };
@@ -194,7 +195,7 @@ impl<B: Buffer> Connection<B> {
         let offset = entry.offset + entry.progress.done;
         entry.progress.writing = true;
         let source = (self.copy_range(slot, range).lba.get() << shift) + source_done;
-        shift_on_grid(&mut data, source, offset, len as usize);
+        grid::shift(&mut data, source, offset, len as usize);
         self.submit(slot, BlockRequest::Write { offset, len, data }, around);
     }
 
@@ -235,37 +236,5 @@ impl<B: Buffer> Connection<B> {
         let at = usize::from(range) * usize::from(entry.progress.stride);
         CopyRange::read_from_bytes(&bytes[at..at + size_of::<CopyRange>()])
             .expect("the length is that of the structure")
-    }
-}
-
-/// Bytes of the pages that `len` bytes from `offset` touch.
-fn page_span(offset: u64, len: u64) -> usize {
-    (offset as usize % BLOCK + len as usize).next_multiple_of(BLOCK)
-}
-
-/// The largest piece, at most `left`, that touches as many pages at its source as at its
-/// destination: the buffer of the read then is that of the write.
-fn piece_len(source: u64, destination: u64, left: u64) -> u64 {
-    let block = BLOCK as u64;
-    let (low, high) = (source % block, destination % block);
-    let (low, high) = (low.min(high), low.max(high));
-    let piece = left.min(PIECE_MAX - high);
-    if (low + piece).div_ceil(block) == (high + piece).div_ceil(block) {
-        piece
-    } else {
-        (low + piece).div_ceil(block) * block - high
-    }
-}
-
-/// Moves data that were read from `source` to where data for `destination` must lie in a buffer.
-fn shift_on_grid<B: Buffer>(data: &mut B, source: u64, destination: u64, len: usize) {
-    let (from, to) = (source as usize % BLOCK, destination as usize % BLOCK);
-    if from == to {
-        return;
-    }
-    data.bytes_mut().copy_within(from..from + len, to);
-    for page in to.div_ceil(BLOCK)..(to + len) / BLOCK {
-        let crc = crc32c::checksum(&data.bytes()[page * BLOCK..(page + 1) * BLOCK]);
-        data.crcs_mut()[page] = crc;
     }
 }

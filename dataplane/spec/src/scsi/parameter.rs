@@ -72,26 +72,40 @@ pub struct UnmapDescriptor {
 }
 const _: () = assert!(size_of::<UnmapDescriptor>() == 16);
 
-/// GET LBA STATUS: its head and its one descriptor (SBC-3 section 5.5.2).
+/// Head of the answer to GET LBA STATUS (SBC-3 section 5.5.2).
+#[repr(C)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+)]
+pub struct LbaStatusHeader {
+    /// Bytes that follow this field.
+    pub len: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+const _: () = assert!(size_of::<LbaStatusHeader>() == 8);
+
+/// An extent of GET LBA STATUS.
 #[repr(C)]
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 pub struct LbaStatus {
-    /// Bytes that follow this field.
-    pub len: U32,
-    /// Zero.
-    pub reserved: U32,
-    /// First logical block of the extent.
+    /// First logical block.
     pub lba: U64,
-    /// Logical blocks of it.
+    /// Logical blocks.
     pub blocks: U32,
-    /// 0 mapped, 1 deallocated, 2 anchored.
+    /// [`LBA_MAPPED`] or [`LBA_DEALLOCATED`].
     pub status: u8,
     /// Zero.
-    pub reserved_end: [u8; 3],
+    pub reserved: [u8; 3],
 }
-const _: () = assert!(size_of::<LbaStatus>() == 24);
+const _: () = assert!(size_of::<LbaStatus>() == 16);
+
+/// PROVISIONING STATUS: blocks hold data.
+pub const LBA_MAPPED: u8 = 0;
+/// PROVISIONING STATUS: blocks hold none.
+pub const LBA_DEALLOCATED: u8 = 1;
 
 /// Mode page: read-write error recovery (SBC-3 section 6.5.8).
 pub const MODE_PAGE_RECOVERY: u8 = 0x01;

@@ -1,22 +1,27 @@
 //! A command that touches the medium: block requests, one at a time, until it has ended.
 
 mod compare;
+mod copy;
 mod long;
 mod or_write;
 mod pattern;
+mod status;
 mod transfer;
 mod unmap;
 
 pub(super) use compare::{Compare, CompareAndWrite};
+pub(super) use copy::Copy;
 pub(super) use long::{Long, LongKind};
 pub(super) use or_write::OrWrite;
 pub(super) use pattern::Pattern;
+pub(super) use status::Status;
 pub(super) use transfer::{Read, Write};
 pub(super) use unmap::Unmap;
 
-use super::{DataIn, Ending, Sense, Status, Unit};
+use super::{DataIn, Ending, Sense, Status as EndStatus, Unit};
 use storage_spec::crc32c::{self, BLOCK};
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
+use target_io::grid::page_span;
 use target_io::{BlockError, BlockRequest, BlockResult, Buffer, Surroundings, Ticket, VolumeIndex};
 
 /// Where a task has got to.
@@ -55,6 +60,8 @@ pub(super) enum Job<B> {
     CompareAndWrite(CompareAndWrite<B>),
     OrWrite(OrWrite<B>),
     Unmap(Unmap<B>),
+    Status(Status<B>),
+    Copy(Box<Copy<B>>),
 }
 
 /// What came of going on.
@@ -77,7 +84,11 @@ pub(super) struct Door<'a, S> {
 
 impl<S: Surroundings> Door<'_, S> {
     fn submit(&mut self, request: BlockRequest<S::Buf>) -> Step<S::Buf> {
-        self.around.submit(self.ticket, self.volume, request);
+        self.submit_to(self.volume, request)
+    }
+
+    fn submit_to(&mut self, volume: VolumeIndex, request: BlockRequest<S::Buf>) -> Step<S::Buf> {
+        self.around.submit(self.ticket, volume, request);
         Step::Submitted
     }
 }
@@ -134,7 +145,9 @@ impl<B: Buffer> Task<B> {
         };
         match (&mut self.job, returned) {
             (Job::Read(job), Some(buf)) => job.filled(buf),
+            (Job::Status(job), Some(buf)) => job.filled(buf),
             (Job::OrWrite(job), buf) => job.completed(buf),
+            (Job::Copy(job), buf) => job.completed(buf),
             (Job::Write(job), None) => job.completed(),
             (_, buf) => assert!(buf.is_none(), "reads alone return a buffer"),
         }
@@ -156,12 +169,15 @@ impl<B: Buffer> Task<B> {
     fn take_data(&mut self, data: Option<B>) -> Result<(), Sense> {
         const NEEDED: &str = "the transport brings what the task needs";
         match &mut self.job {
-            Job::Read(_) | Job::Long(_) => assert!(data.is_none(), "a task without data-out"),
+            Job::Read(_) | Job::Long(_) | Job::Status(_) => {
+                assert!(data.is_none(), "a task without data-out")
+            }
             Job::Write(job) => job.data = Some(data.expect(NEEDED)),
             Job::Compare(job) => job.data = Some(data.expect(NEEDED)),
             Job::Pattern(job) => job.take(data.expect(NEEDED)),
             Job::CompareAndWrite(job) => job.data = Some(data.expect(NEEDED)),
             Job::OrWrite(job) => job.data = Some(data.expect(NEEDED)),
+            Job::Copy(job) => job.take(data.expect(NEEDED).bytes())?,
             Job::Unmap(job) => job.take(data.expect(NEEDED), self.block_shift, self.capacity)?,
         }
         Ok(())
@@ -169,7 +185,7 @@ impl<B: Buffer> Task<B> {
 
     fn advance<S: Surroundings<Buf = B>>(&mut self, around: &mut S) -> Progress<B> {
         if self.is_cancelled {
-            return Progress::End(Ending::status(Status::TaskAborted));
+            return Progress::End(Ending::status(EndStatus::TaskAborted));
         }
         let (ticket, volume, block_shift) = (self.ticket, self.volume, self.block_shift);
         let mut door = Door { around, ticket, volume, block_shift };
@@ -182,6 +198,8 @@ impl<B: Buffer> Task<B> {
             Job::CompareAndWrite(job) => job.advance(&mut door),
             Job::OrWrite(job) => job.advance(&mut door),
             Job::Unmap(job) => job.advance(&mut door),
+            Job::Status(job) => job.advance(&mut door),
+            Job::Copy(job) => job.advance(&mut door),
         };
         match step {
             Ok(Step::Submitted) => {
@@ -207,8 +225,12 @@ impl<B: Buffer> Task<B> {
                 return if job.tries_again() {
                     self.advance(around)
                 } else {
-                    Progress::End(Ending::status(Status::Busy))
+                    Progress::End(Ending::status(EndStatus::Busy))
                 };
+            }
+            (Job::Status(job), BlockError::Media { .. }) => {
+                job.unreadable();
+                return self.advance(around);
             }
             // INFORMATION is the place within the data that were sent.
             (Job::Compare(job), BlockError::Miscompare { offset }) => {
@@ -224,7 +246,8 @@ impl<B: Buffer> Task<B> {
             (Job::OrWrite(job), error) => (error, job.writes()),
             (Job::Long(job), error) => (error, job.kind == LongKind::Zero),
             (Job::Pattern(job), error) => (error, !job.compares),
-            (Job::Read(_) | Job::Compare(_), error) => (error, false),
+            (Job::Copy(job), error) => (error, job.writes()),
+            (Job::Read(_) | Job::Compare(_) | Job::Status(_), error) => (error, false),
             (Job::CompareAndWrite(_) | Job::Unmap(_), error) => (error, true),
         };
         self.fail(sense_of(error, self.block_shift, writes))
@@ -261,11 +284,6 @@ pub(super) fn sense_of(error: BlockError, block_shift: u8, writes: bool) -> Sens
             Sense::new(SenseKey::NotReady, AdditionalSense::NotReadyBecomingReady)
         }
     }
-}
-
-/// Bytes of the pages that `len` bytes from `offset` touch.
-fn page_span(offset: u64, len: u64) -> usize {
-    (offset as usize % BLOCK + len as usize).next_multiple_of(BLOCK)
 }
 
 /// Sets the checksum cells of the pages that `len` bytes from `head` fill.
