@@ -104,8 +104,8 @@ pub trait Net {
     /// Starts a send of at least one byte.
     fn send(&mut self, socket: SocketId, tx: Tx);
 
-    /// Bytes that the peer's end has taken of what was sent, or another count that grows while an
-    /// outstanding send makes progress. Not for every I/O: may cost a system call.
+    /// Bytes that the peer's end has taken of what was sent since the connection was made. Not for
+    /// every I/O: may cost a system call.
     fn taken(&mut self, socket: SocketId) -> u64;
 
     /// Makes outstanding operations on the socket end soon.

@@ -115,4 +115,31 @@ mod tests {
         }
         assert!(links[0].is_quiet() && links[1].is_quiet());
     }
+
+    /// Room in the mailbox is first for what waits for it.
+    #[test]
+    fn nothing_overtakes_what_waits_for_room() {
+        let mut links = mesh_of(2, &[Waker::unneeded(), Waker::unneeded()]);
+        links[1].set_batch(1);
+        let (mut sent, mut seen, mut messages) = (0, 0, Vec::new());
+        for round in 0..100 {
+            for _ in 0..3 {
+                links[0].send(1, Message::Aborted { token: sent, aborted: true });
+                sent += 1;
+            }
+            if round % 3 == 0 {
+                links[0].flush();
+            }
+            links[1].receive(&mut messages);
+        }
+        while seen < sent {
+            for message in messages.drain(..) {
+                let Message::Aborted { token, .. } = message else { panic!("not what was sent") };
+                assert_eq!(token, seen);
+                seen += 1;
+            }
+            links[0].flush();
+            links[1].receive(&mut messages);
+        }
+    }
 }

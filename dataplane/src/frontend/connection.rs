@@ -18,6 +18,10 @@ pub(super) const STAGING_FLOODED: usize = 256 << 10;
 
 /// How long a send may go on without a byte that the host takes: its buffers are kept from others.
 const SEND_STALL_MAX: Now = Now::from_secs(30);
+/// While others wait for buffers, a send must go on by so many bytes in each such period: 4 KiB/s, a
+/// hundredth of what the slowest wire carries. One that does not keeps them for next to nothing.
+const SCARCE_PERIOD: Now = Now::from_secs(60);
+const SCARCE_BYTES_MIN: u64 = 60 * (4 << 10);
 /// How long a connection that is to be closed may take for its last words.
 const CLOSING_MAX: Now = Now::from_secs(1);
 /// How often a connection that awaits something of its host is looked at.
@@ -36,6 +40,8 @@ pub(crate) struct Connection {
     pub(super) sends: u64,
     /// Where the send that is outstanding stood when it last moved, as far as that was seen.
     stall: Option<Stall>,
+    /// Where it stood when others began to wait for buffers, or a period ago.
+    scarcity: Option<Stall>,
     /// A time at which the connection was to be closed already.
     closing_since: Option<Now>,
     /// When it is looked at next, if at all.
@@ -89,6 +95,7 @@ impl Connection {
             parts: Some(Vec::new()),
             sends: 0,
             stall: None,
+            scarcity: None,
             closing_since: None,
             timer: None,
             moving: None,
@@ -126,8 +133,9 @@ impl Connection {
     }
 
     /// Ends it if its host has kept it waiting for too long. `taken`: bytes that the host's end
-    /// has taken since the connection was made, or another count that grows with them.
-    pub(super) fn look(&mut self, now: Now, taken: impl FnOnce() -> u64) {
+    /// has taken since the connection was made.
+    /// `is_scarce`: other connections wait for buffers.
+    pub(super) fn look(&mut self, now: Now, is_scarce: bool, taken: impl FnOnce() -> u64) {
         if self.state == State::Draining {
             return;
         }
@@ -135,16 +143,16 @@ impl Connection {
         self.protocol.watch(now);
         let is_late = match self.state {
             State::Closing => now >= *self.closing_since.get_or_insert(now) + CLOSING_MAX,
-            _ => self.is_send_stalled(now, taken),
+            _ => self.is_send_stalled(now, is_scarce, taken),
         };
         if is_late {
             self.state = State::Draining;
         }
     }
 
-    fn is_send_stalled(&mut self, now: Now, taken: impl FnOnce() -> u64) -> bool {
+    fn is_send_stalled(&mut self, now: Now, is_scarce: bool, taken: impl FnOnce() -> u64) -> bool {
         if !self.is_sending() {
-            self.stall = None;
+            (self.stall, self.scarcity) = (None, None);
             return false;
         }
         let present = Stall { since: now, sends: self.sends, taken: taken() };
@@ -152,7 +160,23 @@ impl Connection {
         if (stall.sends, stall.taken) != (present.sends, present.taken) {
             *stall = present;
         }
-        now >= stall.since + SEND_STALL_MAX
+        let has_stopped = now >= stall.since + SEND_STALL_MAX;
+        has_stopped || self.is_too_slow(present, is_scarce)
+    }
+
+    /// Whether a send holds buffers that others wait for, and hardly moves.
+    fn is_too_slow(&mut self, present: Stall, is_scarce: bool) -> bool {
+        if !is_scarce {
+            self.scarcity = None;
+            return false;
+        }
+        let before = self.scarcity.get_or_insert(present);
+        if present.since < before.since + SCARCE_PERIOD {
+            return false;
+        }
+        let moved = present.taken.saturating_sub(before.taken);
+        *before = present;
+        moved < SCARCE_BYTES_MIN
     }
 
     /// Notes how much of its staging buffer a receive took. One that has become large is kept only
@@ -191,7 +215,7 @@ mod tests {
         let mut connection = connection();
         let at = |seconds| Now::from_secs(5 + seconds);
         let looked = |connection: &mut Connection, seconds, taken| {
-            connection.look(at(seconds), || taken);
+            connection.look(at(seconds), false, || taken);
             connection.state
         };
         // No deadline of the protocol's own: a host that has connected.
@@ -209,6 +233,37 @@ mod tests {
     }
 
     #[test]
+    fn who_hardly_moves_keeps_no_buffers_from_others() {
+        // Bytes a second, whether others wait at a second, and when it has ended.
+        let ends = |rate: u64, is_scarce: fn(u64) -> bool| {
+            let mut connection = connection();
+            connection.protocol.close();
+            connection.parts = None;
+            (0..600).find(|&seconds| {
+                connection.look(Now::from_secs(5 + seconds), is_scarce(seconds), || seconds * rate);
+                connection.state == State::Draining
+            })
+        };
+        assert_eq!(ends(1, |_| false), None, "nobody waits");
+        assert_eq!(ends(1, |_| true), Some(60));
+        assert_eq!(ends(4095, |_| true), Some(60));
+        assert_eq!(ends(4096, |_| true), None, "slow, but honest");
+        assert_eq!(ends(1, |second| second >= 100), Some(160), "from when others wait");
+        assert_eq!(ends(1, |second| second % 50 > 0), None, "each wait was short");
+    }
+
+    #[test]
+    fn a_host_that_has_taken_all_begins_anew() {
+        let mut connection = connection();
+        connection.protocol.close();
+        for second in 0..300 {
+            connection.parts = (second % 59 == 0).then(Vec::new);
+            connection.look(Now::from_secs(5 + second), true, || second);
+            assert_eq!(connection.state, State::Open);
+        }
+    }
+
+    #[test]
     fn who_is_to_be_closed_gets_a_second() {
         let mut connection = connection();
         connection.state = State::Closing;
@@ -216,7 +271,7 @@ mod tests {
         let start = Now::from_secs(3);
         assert_eq!(connection.next_look(start), Some(start + CLOSING_LOOK_PERIOD));
         for (tenth, is_over) in [(0, false), (9, false), (10, true)] {
-            connection.look(start + Now::from_millis(100 * tenth), || tenth);
+            connection.look(start + Now::from_millis(100 * tenth), false, || tenth);
             assert_eq!(connection.state == State::Draining, is_over, "however it moves");
         }
         assert_eq!(connection.next_look(start), None);

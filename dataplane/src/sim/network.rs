@@ -49,6 +49,8 @@ struct Stream {
     to_host: Pipe,
     rx: Option<Rx>,
     tx: Option<(Tx, usize)>,
+    /// Bytes that left in all sends.
+    sent: u64,
     is_broken: bool,
     is_shut: bool,
     /// Bytes that still get through to the node before the stream breaks.
@@ -243,7 +245,7 @@ impl Net for SimNet {
     fn taken(&mut self, socket: SocketId) -> u64 {
         let state = self.network.0.borrow();
         let stream = state.streams.get(&socket.0).expect("asked while it is open");
-        stream.tx.as_ref().map_or(0, |(_, sent)| *sent as u64)
+        stream.sent
     }
 
     fn shutdown(&mut self, socket: SocketId) {
@@ -302,6 +304,7 @@ fn send_some(
     let room = WINDOW.saturating_sub(stream.to_host.held);
     let count = (bytes.len() - sent).min(room).min(piece(random, config));
     let at = now + Now::from_micros(random.below(config.delay_us + 1));
+    stream.sent += count as u64;
     if count > 0 {
         stream.to_host.put(&bytes[sent..sent + count], at);
     }
