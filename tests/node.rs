@@ -9,6 +9,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+use storage_spec::nvme::status::Status;
+
+/// A host on blocking sockets, the one that the plane's own tests have.
+#[cfg(test)]
+#[allow(dead_code)]
+#[path = "../dataplane/src/node/tests/host.rs"]
+mod host;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
 /// Longest wait for anything, so that a stuck node fails the test.
@@ -508,4 +515,132 @@ fn a_node_goes_on_when_nobody_reads_what_it_says() {
     }
     assert_eq!(names(&node.ask(&["volume", "list"])).len(), 4);
     assert_eq!(node.stop("TERM"), Some(0));
+}
+
+/// Blocks in a slab, the unit in which a volume takes space.
+const SLAB_BLOCKS: u64 = 512;
+
+fn slab_content(slab: u64) -> Vec<u8> {
+    vec![slab as u8 + 1; 4096]
+}
+
+/// A running node and a host that is connected to it.
+fn serve(config: &str, scratch: &Scratch) -> (Node, [host::Queue; 2]) {
+    let node = Node::start(&["serve", "--config", config], &scratch.path("s"), None);
+    let info = node.ask(&["node"]);
+    let nqn = info["nqn"].as_str().expect("a name");
+    let address = info["addresses"][0].as_str().expect("an address").parse().expect("one");
+    node.run(&["host", "allow", "*"]);
+    let (admin, io) = host::connect(address, nqn);
+    (node, [admin, io])
+}
+
+/// Writes one block to each slab from `slab` on until the disk is full; the first that got none.
+fn fill(queue: &mut host::Queue, mut slab: u64) -> u64 {
+    loop {
+        match queue.write(1, slab * SLAB_BLOCKS, slab_content(slab)) {
+            Status::SUCCESS => slab += 1,
+            status => {
+                assert!(status.is(Status::CAPACITY_EXCEEDED), "{status:?}");
+                return slab;
+            }
+        }
+    }
+}
+
+fn is_there(queue: &mut host::Queue, slabs: u64) {
+    for slab in 0..slabs {
+        assert_eq!(queue.read(1, slab * SLAB_BLOCKS, 1).data, slab_content(slab), "slab {slab}");
+    }
+}
+
+fn await_event(node: &Node, kind: &str) -> Value {
+    const TRIES: u32 = 600;
+    for _ in 0..TRIES {
+        let lines = node.run(&["events"]).stdout;
+        let events = String::from_utf8(lines).expect("JSON is UTF-8");
+        let mut events = events.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        if let Some(event) = events.find(|event: &Value| event["kind"] == kind) {
+            return event;
+        }
+        std::thread::sleep(PATIENCE / TRIES);
+    }
+    panic!("no event {kind}");
+}
+
+#[test]
+fn a_full_disk_goes_on_once_it_has_grown() {
+    let scratch = Scratch::new("grow");
+    let disk = scratch.path("disk");
+    let format = ["disk", "format", &disk, "--size", "128MiB", "--allocate", "sparse"];
+    assert_eq!(run(&[&format[..], &["--shards", "2"]].concat()).0, Some(0));
+    let config = configure(&scratch, "node.toml", &[&disk], "");
+    let (node, [admin, mut io]) = serve(&config, &scratch);
+    let made = node.ask(&["volume", "create", "v", "1GiB"]);
+    assert_eq!(made["write_protected"], false);
+    let full = fill(&mut io, 0);
+    let event = await_event(&node, "disk.full");
+    assert!(event["text"].as_str().expect("text").contains(&disk), "{event}");
+    let (code, _, text) = run(&["disk", "grow", &disk]);
+    assert_eq!(code, Some(5), "a node runs on it: {text}");
+    assert!(text.contains("stop the node"), "{text}");
+    drop((admin, io));
+    assert_eq!(node.stop("TERM"), Some(0));
+
+    let (code, said, text) = run(&["disk", "grow", &disk]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(said.contains("uses all of its device"), "{said}");
+    File::options().write(true).open(&disk).expect("ours").set_len(192 << 20).expect("sparse");
+    let listed = run(&["disk", "list", &disk]).1;
+    assert!(listed.contains("`basalt disk grow` would add"), "{listed}");
+    let (node, _queues) = serve(&config, &scratch);
+    let event = await_event(&node, "disk.growable");
+    assert!(event["text"].as_str().expect("text").contains("basalt disk grow"), "{event}");
+    assert_eq!(node.stop("KILL"), None);
+    let (code, grown, text) = run(&["disk", "grow", &disk, "--output", "json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let grown: Value = serde_json::from_str(&grown).expect("JSON");
+    assert!(grown["added_bytes"].as_u64().is_some_and(|added| added > 40 << 20), "{grown}");
+    assert_eq!(grown["extensions"], 1);
+
+    let (node, [_admin, mut io]) = serve(&config, &scratch);
+    is_there(&mut io, full);
+    let again = fill(&mut io, full);
+    assert!(again > full, "the write that was refused, and others");
+    is_there(&mut io, again);
+    assert_eq!(node.stop("TERM"), Some(0));
+    let bigger = ["disk", "grow", &disk, "--size", "256MiB"];
+    let (code, said, text) = run(&bigger);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(said.contains("has grown by"), "{said}");
+    let (code, checked, text) = run(&["disk", "check", &disk]);
+    assert_eq!(code, Some(0), "{checked}{text}");
+    assert!(checked.contains("grown 2 times"), "{checked}");
+    assert!(run(&["disk", "list", &disk]).1.contains("grown 2 times"));
+    let (_node, [_admin, mut io]) = serve(&config, &scratch);
+    is_there(&mut io, again);
+    assert!(fill(&mut io, again) > again);
+}
+
+#[test]
+fn what_cannot_grow_is_told() {
+    let scratch = Scratch::new("no-growth");
+    let disk = scratch.path("disk");
+    File::create(&disk).expect("writable").set_len(128 << 20).expect("sparse");
+    let grow = ["disk", "grow", &disk];
+    let (code, _, text) = run(&[&grow[..], &["--size", "256MiB"]].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("not a formatted disk"), "{text}");
+    assert_eq!(fs::metadata(&disk).expect("there").len(), 128 << 20, "as it was");
+    assert_eq!(run(&["disk", "format", &disk]).0, Some(0));
+    for (size, word) in [("64MiB", "only grows"), ("268435457", "4096")] {
+        let (code, _, text) = run(&[&grow[..], &["--size", size]].concat());
+        assert_eq!(code, Some(2), "{text}");
+        assert!(text.contains(word), "{text}");
+    }
+    File::options().write(true).open(&disk).expect("ours").set_len(129 << 20).expect("sparse");
+    let (code, _, text) = run(&grow);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("needs at least"), "{text}");
+    assert_eq!(run(&["disk", "check", &disk]).0, Some(0));
 }

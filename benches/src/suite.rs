@@ -299,7 +299,7 @@ impl Node {
             no_iommu: false,
             buffers_per_core: 256 << 20,
             metadata_cache: 64 << 20,
-            disks: vec![DiskConfig { source, journal: None }],
+            disks: vec![DiskConfig { source, journal: None, zero_on_free: false }],
             portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
             max_connections: 64,
         })?;

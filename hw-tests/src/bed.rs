@@ -131,6 +131,13 @@ impl Bed {
         Ok(())
     }
 
+    /// Ends the node at once, makes its small disk larger by so many MiB, and starts it again.
+    pub(crate) fn kill_and_grow(&mut self, mib: u64) -> Result<()> {
+        self.node.kill(&self.guest)?;
+        self.node.basalt()?.grow_small(mib)?;
+        self.node.start(&self.guest)
+    }
+
     /// Ends the node at once, leaves it dead for `pause`, and starts it again.
     pub(crate) fn kill_and_restart(&mut self, pause: Duration) -> Result<()> {
         self.node.kill(&self.guest)?;

@@ -267,7 +267,7 @@ fn show_volume(volume: &VolumeInfo, format: Format) -> Result<(), Failure> {
     }
     print(&format!(
         "name       {}\nsize       {} ({} bytes)\nused       {}\nblock size {}\nuuid       {}\n\
-         namespace  {}\nsubsystem  {}\ndisk       {}\n",
+         namespace  {}\nsubsystem  {}\ndisk       {}\nwrites     {}\n",
         volume.name,
         Size(volume.size),
         volume.size,
@@ -276,7 +276,8 @@ fn show_volume(volume: &VolumeInfo, format: Format) -> Result<(), Failure> {
         volume.uuid,
         volume.nsid,
         volume.subsystem,
-        volume.disk
+        volume.disk,
+        if volume.write_protected { "forbidden by a host" } else { "allowed" }
     ))
 }
 

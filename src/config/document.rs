@@ -50,6 +50,8 @@ pub(super) struct Disk {
     pub(super) port: Option<Spanned<u8>>,
     pub(super) fua: Option<Spanned<bool>>,
     pub(super) journal: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub(super) zero_on_free: bool,
     pub(super) ram: Option<Spanned<Size>>,
     pub(super) shards: Option<Spanned<u32>>,
 }

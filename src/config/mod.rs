@@ -267,7 +267,8 @@ fn disk(
             return None;
         }
     };
-    Some(DiskConfig { source, journal: disk.journal.as_ref().map(|path| path.get_ref().clone()) })
+    let journal = disk.journal.as_ref().map(|path| path.get_ref().clone());
+    Some(DiskConfig { source, journal, zero_on_free: disk.zero_on_free })
 }
 
 fn formatted_shards(disk: &Disk, problems: &mut Problems<'_>) {

@@ -54,6 +54,15 @@ fn a_good_file() {
 }
 
 #[test]
+fn zeroes_are_asked_for_disk_by_disk() {
+    let disks = "[[disk]]\npath = \"/a\"\nzero_on_free = true\n[[disk]]\npath = \"/b\"\n";
+    let text = format!("node.nqn = \"{}\"\n{disks}", fresh_nqn());
+    let config = parse(&text, "zeroes").expect("valid");
+    assert!(config.node.disks[0].zero_on_free && !config.node.disks[1].zero_on_free);
+    assert!(parse(&text.replace("true", "1"), "zeroes").is_err());
+}
+
+#[test]
 fn little_is_needed() {
     let text = format!("node.nqn = \"{}\"\ndisk = [{{ path = \"/d\" }}]", fresh_nqn());
     let config = parse(&text, "little").expect("valid");

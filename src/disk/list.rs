@@ -3,7 +3,7 @@
 use super::content::{self, Content};
 use super::drive::{self, Drive};
 use super::medium::{self, Bench};
-use super::{count_shards, mode_name};
+use super::{count_growths, count_shards, mode_name};
 use crate::cli::Global;
 use crate::client::Client;
 use crate::failure::{Exit, Failure};
@@ -11,6 +11,7 @@ use crate::output::{Format, Table, print, print_json};
 use crate::size::Size;
 use dataplane::node::DiskInfo;
 use dataplane::pci::Machine;
+use dataplane::store::Probe;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -142,6 +143,21 @@ fn described(disk: &DiskInfo) -> String {
     }
 }
 
+/// A disk of ours that no node serves.
+fn basalt(probe: &Probe) -> String {
+    let kind = if probe.is_journal { "journal" } else { mode_name(probe.mode) };
+    let mut text = format!("basalt {} ({kind}, {}", probe.disk, count_shards(probe.shards.into()));
+    if probe.extensions > 0 {
+        text = format!("{text}, {}", count_growths(probe.extensions));
+    }
+    text.push(')');
+    if probe.growable_bytes > 0 {
+        let more = Size(probe.growable_bytes);
+        text = format!("{text}; `basalt disk grow` would add {more}");
+    }
+    text
+}
+
 fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
     let name = drive.name();
     let of_node = served.iter().find(|disk| is_same(disk, &name));
@@ -177,8 +193,7 @@ fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
         Ok(Content::Damaged(why)) => format!("basalt, damaged: {why}"),
         Ok(Content::Basalt(probe)) => {
             listed.uuid = Some(probe.disk);
-            let kind = if probe.is_journal { "journal" } else { mode_name(probe.mode) };
-            format!("basalt {} ({kind}, {})", probe.disk, count_shards(probe.shards.into()))
+            basalt(&probe)
         }
         Err(failure) => failure.text,
     });

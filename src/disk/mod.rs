@@ -7,6 +7,7 @@ mod bind;
 mod content;
 mod drive;
 mod flush;
+mod grow;
 mod list;
 mod medium;
 
@@ -33,6 +34,8 @@ const FILE_MIN: u64 = 64 << 20;
 pub enum Command {
     /// Prepare a disk or file for a node; refuses what may hold data
     Format(FormatOptions),
+    /// Take into use what a disk's device or file has gained; its data stay as they are
+    Grow(grow::GrowOptions),
     /// List the machine's disks, or these, and what is on them
     List {
         /// Only these
@@ -117,6 +120,7 @@ pub struct CheckOptions {
 pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Format(options) => format(options, global.output),
+        Command::Grow(options) => grow::grow(options, global.output),
         Command::List { paths } => list::list(paths, global),
         Command::Bind(options) => bind::bind(options, global.output),
         Command::Unbind(options) => bind::unbind(options, global.output),
@@ -144,7 +148,7 @@ fn fill(path: &Path, size: u64) -> Result<(), Failure> {
     let options = store::FormatOptions::new(Uuid::new_v4(), incarnation());
     let made = format_open(&bench, &file, None, options)?;
     // The data are last.
-    reserve_file(path, size - made.data_bytes).map_err(|e| opened(&e))
+    reserve_file(path, 0..size - made.data_bytes).map_err(|e| opened(&e))
 }
 
 /// Whether a file is what an interrupted [`make_file`] leaves: nothing in it.
@@ -228,18 +232,23 @@ fn absolute(path: &Path) -> toml::Value {
     toml::Value::String(whole.display().to_string())
 }
 
+impl From<Allocate> for Allocation {
+    fn from(allocate: Allocate) -> Self {
+        match allocate {
+            Allocate::Sparse => Self::Sparse,
+            Allocate::Reserved => Self::Reserved,
+            Allocate::Written => Self::Written,
+        }
+    }
+}
+
 fn make_for_format(path: &Path, size: u64, allocate: Allocate) -> Result<(), Failure> {
     if size < FILE_MIN || !size.is_multiple_of(4096) {
         let text = format!("a file has {} at least, in whole 4096 bytes", Size(FILE_MIN));
         return Err(Failure::new(Exit::Usage, text));
     }
-    let allocation = match allocate {
-        Allocate::Sparse => Allocation::Sparse,
-        Allocate::Reserved => Allocation::Reserved,
-        Allocate::Written => Allocation::Written,
-    };
     let bar = medium::bar("writing", size);
-    let made = create_file(path, size, allocation, &mut |done| bar.set_position(done));
+    let made = create_file(path, size, allocate.into(), &mut |done| bar.set_position(done));
     bar.finish_and_clear();
     made.map_err(|error| opened(&error))
 }
@@ -288,12 +297,18 @@ fn mode_name(mode: store::Mode) -> &'static str {
     }
 }
 
+fn count_growths(extensions: u32) -> String {
+    if extensions == 1 { "grown once".to_owned() } else { format!("grown {extensions} times") }
+}
+
 fn count_shards(shards: u32) -> String {
     if shards == 1 { "1 shard".to_owned() } else { format!("{shards} shards") }
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
+    /// How often the disk has grown.
+    extensions: u32,
     chunks: u64,
     slabs: u64,
     blocks: u64,
@@ -347,6 +362,7 @@ fn show_report(report: store::CheckReport, path: &Path, output: Format) -> Resul
         data_lost: finding.data_lost,
     });
     let report = Report {
+        extensions: report.extensions,
         chunks: report.chunks,
         slabs: report.slabs,
         blocks: report.blocks,
@@ -362,10 +378,11 @@ fn show_report(report: store::CheckReport, path: &Path, output: Format) -> Resul
         let weight = if finding.data_lost { "data lost" } else { "metadata copy" };
         print(&format!("{place}: {weight}: {}\n", finding.what))?;
     }
-    let Report { chunks, slabs, blocks, batches, findings_total, .. } = report;
+    let Report { extensions, chunks, slabs, blocks, batches, findings_total, .. } = report;
     print(&format!(
-        "{}: {chunks} chunks, {slabs} slabs, {blocks} blocks of data, {batches} journal batches to \
+        "{}: {}{chunks} chunks, {slabs} slabs, {blocks} blocks of data, {batches} journal batches to \
          redo, {findings_total} findings\n",
-        path.display()
+        path.display(),
+        if extensions > 0 { format!("{}, ", count_growths(extensions)) } else { String::new() }
     ))
 }

@@ -75,8 +75,17 @@ impl Node for Fake {
                 }
                 let nsid = volumes.len() as u32 + 1;
                 let (subsystem, disk) = ("nqn".to_owned(), disk.unwrap_or_default());
-                let volume =
-                    VolumeInfo { name, uuid, size, used: 0, block_size, nsid, subsystem, disk };
+                let volume = VolumeInfo {
+                    name,
+                    uuid,
+                    size,
+                    used: 0,
+                    block_size,
+                    nsid,
+                    subsystem,
+                    disk,
+                    write_protected: false,
+                };
                 volumes.push(volume.clone());
                 Ok(Answer::Volume(volume))
             }

@@ -15,8 +15,12 @@ pub const CHUNK_SLABS: usize = 128;
 pub const REGION_BLOCKS: usize = 16;
 /// Regions in a slab.
 pub const SLAB_REGIONS: usize = SLAB_BLOCKS / REGION_BLOCKS;
-/// Version of the format that this crate describes.
-pub const VERSION: u16 = 1;
+/// Version of the format that this crate describes: disks that have grown have it.
+pub const VERSION: u16 = 2;
+/// Version of disks that have not grown, so that releases which know of no extensions read them.
+pub const VERSION_PLAIN: u16 = 1;
+/// Most times that a disk can grow.
+pub const EXTENSIONS_MAX: usize = 32;
 
 /// First bytes of every superblock.
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"BASALT01";
@@ -61,7 +65,7 @@ sealed!(Superblock, SlabPage, CheckpointHeader, ContentPage);
 pub struct Superblock {
     /// Of the rest of the block.
     pub crc: U32,
-    /// [`VERSION`]; a reader refuses a newer one.
+    /// [`VERSION_PLAIN`] without extensions, else [`VERSION`]; a reader refuses a newer one.
     pub version: U16,
     /// 0 the first block, 1 the last.
     pub copy: u8,
@@ -77,7 +81,7 @@ pub struct Superblock {
     pub incarnation: U64,
     /// Rises with every rewrite; the higher one of two valid copies counts.
     pub generation: U64,
-    /// Bytes of the disk when it was formatted.
+    /// Bytes of the disk when it was formatted, or grew last.
     pub capacity: U64,
     /// 0 intent, 1 data.
     pub mode: u8,
@@ -85,7 +89,7 @@ pub struct Superblock {
     pub reserved: u8,
     /// How many shards follow one another.
     pub shards: U16,
-    /// Slabs in each shard.
+    /// Slabs in each shard when it was formatted.
     pub slabs: U32,
     /// First block of the first shard (on a data disk) or of the first journal (on a journal disk).
     pub first_block: U64,
@@ -93,14 +97,36 @@ pub struct Superblock {
     pub shard_blocks: U64,
     /// Blocks of each shard's journal.
     pub journal_blocks: U64,
-    /// Blocks of each of a shard's two checkpoint regions.
+    /// Blocks of each of a shard's two checkpoint regions before it grew.
     pub checkpoint_blocks: U64,
     /// Bytes of catalogue that each shard has room for.
     pub catalogue_bytes: U64,
+    /// How many of `extensions` there are; the others are zero.
+    pub extension_count: U32,
+    /// Reserved, zero.
+    pub reserved_end: U32,
+    /// What was added when the disk grew, in that order.
+    pub extensions: [Extension; EXTENSIONS_MAX],
     /// Zero.
-    pub padding: [u8; BLOCK - 120],
+    pub padding: [u8; BLOCK - 128 - EXTENSIONS_MAX * size_of::<Extension>()],
 }
 const _: () = assert!(size_of::<Superblock>() == BLOCK);
+
+/// What a disk gained when it grew: a part for each shard, one after another, from the first
+/// multiple of 256 blocks at or after `first_block` on.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]
+#[repr(C)]
+pub struct Extension {
+    /// Blocks of the disk before: the superblock at its end was in the block before this one.
+    pub first_block: U64,
+    /// Blocks from one shard's part to the next.
+    pub shard_blocks: U64,
+    /// Slabs in each part; their numbers go on from those before.
+    pub slabs: U32,
+    /// Zero.
+    pub reserved: U32,
+}
+const _: () = assert!(size_of::<Extension>() == 24);
 
 /// Metadata of one slab. Two copies lie side by side; the one at `generation & 1` is newest.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Debug)]

@@ -482,6 +482,7 @@ fn disk_counters(seat: &ShardSeat, shard: &Shard) -> DiskCounters {
         path: seat.path.clone(),
         capacity: space.capacity,
         free: space.free,
+        refused_full: counters.refused_full,
         checksum_errors: counters.block_errors,
         journal_bytes: counters.journal_bytes,
         checkpoints: counters.checkpoints,

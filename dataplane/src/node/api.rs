@@ -39,6 +39,8 @@ pub struct DiskConfig {
     pub source: DiskSource,
     /// The device that holds its journals, if not itself.
     pub journal: Option<PathBuf>,
+    /// Whether slabs that are given back are zeroed before they have another owner.
+    pub zero_on_free: bool,
 }
 
 /// What kind of disk.
@@ -225,6 +227,9 @@ pub struct VolumeInfo {
     pub subsystem: String,
     /// The disk that it is on.
     pub disk: String,
+    /// Whether a host has forbidden writes to it.
+    #[serde(default)]
+    pub write_protected: bool,
 }
 
 /// A host on the allowed list.
@@ -404,6 +409,9 @@ pub struct DiskCounters {
     pub capacity: u64,
     /// Bytes of free slabs.
     pub free: u64,
+    /// First writes that were refused for want of room.
+    #[serde(default)]
+    pub refused_full: u64,
     /// Blocks whose bytes did not match their checksum.
     pub checksum_errors: u64,
     /// Bytes written to journals.

@@ -33,6 +33,7 @@ pub(super) struct Disks(Vec<NodeDisk>);
 /// One of them.
 struct NodeDisk {
     path: String,
+    zero_on_free: bool,
     opened: Option<Opened>,
     /// Why it is not served, if it is not.
     offline: Option<String>,
@@ -43,7 +44,16 @@ struct Opened {
     uuid: Uuid,
     mode: &'static str,
     shards: usize,
+    /// Bytes for data that it would gain if it grew: its device is larger than it.
+    growable: u64,
     media: Media,
+}
+
+/// What a core mounts a shard from.
+#[derive(Clone)]
+pub(super) struct Source {
+    media: Media,
+    zero_on_free: bool,
 }
 
 /// Where the shards of a disk lie.
@@ -103,12 +113,13 @@ impl Disks {
     }
 
     /// The shards that core `core` mounts, in the order of their positions.
-    pub(super) fn seats(&self, core: usize, cores: usize) -> Vec<(ShardSeat, Media)> {
+    pub(super) fn seats(&self, core: usize, cores: usize) -> Vec<(ShardSeat, Source)> {
         let here = self.placed(cores).filter(|(_, _, of)| *of == core);
         let seat = |(disk, shard, _): (usize, usize, usize)| {
-            let NodeDisk { path, opened, .. } = &self.0[disk];
+            let &NodeDisk { ref path, ref opened, zero_on_free, .. } = &self.0[disk];
             let opened = opened.as_ref().expect("a disk with shards has been opened");
-            (ShardSeat { disk, path: path.clone(), shard }, opened.media.clone())
+            let source = Source { media: opened.media.clone(), zero_on_free };
+            (ShardSeat { disk, path: path.clone(), shard }, source)
         };
         here.map(seat).collect()
     }
@@ -116,7 +127,7 @@ impl Disks {
     /// Whether core `core` mounts a shard on the controller of this number; on this port of it, if
     /// one is given.
     pub(super) fn uses(&self, core: usize, cores: usize, part: (usize, Option<u8>)) -> bool {
-        self.seats(core, cores).iter().any(|(_, media)| match media {
+        self.seats(core, cores).iter().any(|(_, source)| match &source.media {
             Media::Device(place) => place.is_on(part),
             Media::Kernel(..) | Media::Ram(_) => false,
         })
@@ -139,6 +150,16 @@ impl Disks {
         numbers.into_iter().map(|number| {
             let NodeDisk { path, offline, .. } = &self.0[number];
             (number, path.as_str(), offline.as_deref().unwrap_or_default())
+        })
+    }
+
+    /// Disks that are served and smaller than their devices: their paths, and the bytes for data
+    /// that they would gain.
+    pub(super) fn growable(&self) -> impl Iterator<Item = (&str, u64)> {
+        let served = self.0.iter().filter(|disk| disk.offline.is_none());
+        served.filter_map(|disk| {
+            let growable = disk.opened.as_ref()?.growable;
+            (growable > 0).then_some((disk.path.as_str(), growable))
         })
     }
 
@@ -231,13 +252,12 @@ impl NodeDisk {
                 (name, open_ram(*size, shards, pool).map_err(Unusable::Fatal))
             }
         };
-        match opened {
-            Ok(opened) => Ok(Self { path, opened: Some(opened), offline: None }),
-            Err(Unusable::Offline(reason)) => {
-                Ok(Self { path, opened: None, offline: Some(reason) })
-            }
-            Err(Unusable::Fatal(error)) => Err(error),
-        }
+        let (opened, offline) = match opened {
+            Ok(opened) => (Some(opened), None),
+            Err(Unusable::Offline(reason)) => (None, Some(reason)),
+            Err(Unusable::Fatal(error)) => return Err(error),
+        };
+        Ok(Self { path, zero_on_free: config.zero_on_free, opened, offline })
     }
 
     fn shards(&self) -> usize {
@@ -269,6 +289,7 @@ fn open_file(
         uuid: probe.disk,
         mode: mode_name(probe.mode),
         shards: usize::from(probe.shards),
+        growable: probe.growable_bytes,
         media: Media::Kernel(Box::new(file), journal.map(Box::new)),
     })
 }
@@ -283,7 +304,8 @@ fn open_device(
     let probe = store::probe(disk, pool).map_err(|error| Unusable::Offline(unreadable(&error)))?;
     let media = Media::Device(place);
     let (uuid, shards) = (probe.disk, usize::from(probe.shards));
-    Ok(Opened { uuid, mode: mode_name(probe.mode), shards, media })
+    let growable = probe.growable_bytes;
+    Ok(Opened { uuid, mode: mode_name(probe.mode), shards, growable, media })
 }
 
 /// Why a disk that can be opened is not one of ours.
@@ -328,7 +350,7 @@ fn open_ram(size: u64, shards: usize, pool: &Rc<Pool>) -> Result<Opened, StartEr
         parts.push(Some(shared.into_inner().expect("the formatter has dropped its handle")));
     }
     let media = Media::Ram(Arc::new(Mutex::new(parts)));
-    Ok(Opened { uuid, mode: mode_name(Mode::Intent), shards, media })
+    Ok(Opened { uuid, mode: mode_name(Mode::Intent), shards, growable: 0, media })
 }
 
 fn mode_name(mode: Mode) -> &'static str {
@@ -379,14 +401,14 @@ impl Mounter<'_> {
 
 /// Mounts the shards of one core.
 pub(super) fn mount_all(
-    seats: Vec<(ShardSeat, Media)>,
+    seats: Vec<(ShardSeat, Source)>,
     cache_bytes: usize,
     around: &mut Mounter<'_>,
 ) -> (Vec<(ShardSeat, Shard)>, Mounted) {
     let mut shards = Vec::new();
     let mut mounted = Mounted::default();
-    for (seat, media) in seats {
-        let whole = mount(&seat, &media, cache_bytes, around)
+    for (seat, source) in seats {
+        let whole = mount(&seat, &source, cache_bytes, around)
             .map_err(|error| error.to_string())
             .and_then(|shard| Ok((records(&shard)?, shard)));
         match whole {
@@ -409,11 +431,12 @@ fn records(shard: &Shard) -> Result<Vec<Record>, String> {
 
 fn mount(
     seat: &ShardSeat,
-    media: &Media,
+    source: &Source,
     cache_bytes: usize,
     around: &mut Mounter<'_>,
 ) -> Result<Shard, MountError> {
     let ring = around.ring;
+    let Source { media, zero_on_free } = source;
     let (data, journal, shard): (Box<dyn Disk>, Option<Box<dyn Disk>>, u16) = match media {
         Media::Kernel(file, journal) => {
             let journal = journal.as_ref().map(|file| Box::new(file.attach(ring)) as Box<dyn Disk>);
@@ -428,7 +451,12 @@ fn mount(
     };
     let data = if matches!(media, Media::Ram(_)) { data } else { around.timed(seat, data) };
     let payload_max = if matches!(media, Media::Ram(_)) { 0 } else { PAYLOAD_MAX };
-    let options = OpenOptions { cache_bytes, payload_max, ..OpenOptions::default() };
+    let options = OpenOptions {
+        cache_bytes,
+        payload_max,
+        zero_on_free: *zero_on_free,
+        ..OpenOptions::default()
+    };
     let mut mounting = Shard::mount(data, journal, shard, &options, around.pool.clone());
     loop {
         if let Some(result) = mounting.poll() {
@@ -449,7 +477,8 @@ mod tests {
 
     fn config(shards: &[u32]) -> NodeConfig {
         let source = |&shards: &u32| DiskSource::Ram { size: 64 << 20, shards };
-        let disk = |shards| DiskConfig { source: source(shards), journal: None };
+        let disk =
+            |shards| DiskConfig { source: source(shards), journal: None, zero_on_free: false };
         NodeConfig {
             name: "test".into(),
             nqn: "nqn.2026-11.io.basalt:test".into(),
@@ -506,6 +535,16 @@ mod tests {
         let places = |disk: usize| states[disk].shards.iter().map(|at| (at.core, at.shard));
         assert!(places(1).eq([(1, 0), (1, 1), (1, 2)]));
         assert!(places(2).eq([(0, 1), (0, 2)]));
+    }
+
+    #[test]
+    fn each_disk_is_zeroed_or_not() {
+        let mut config = config(&[2, 1]);
+        config.disks[1].zero_on_free = true;
+        let disks = open(&config);
+        let seats: Vec<_> = (0..2).flat_map(|core| disks.seats(core, 2)).collect();
+        assert_eq!(seats.len(), 3);
+        assert!(seats.iter().all(|(seat, source)| source.zero_on_free == (seat.disk == 1)));
     }
 
     #[test]

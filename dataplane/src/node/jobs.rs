@@ -564,6 +564,7 @@ impl Control {
             nsid: volume.record.nsid,
             subsystem: self.subsystem.to_string(),
             disk: self.disks[volume.disk].path.clone(),
+            write_protected: volume.record.is_protected,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::control::{Control, ControlParts};
 use super::controllers::{Hardware, Opener};
-use super::disks::{Disks, Media, Mounted, Mounter, mount_all};
+use super::disks::{Disks, Mounted, Mounter, Source, mount_all};
 use super::handle::{Inner, NodeHandle};
 use super::record::Record;
 use super::registry::Registry;
@@ -99,6 +99,7 @@ fn finish(
     entries.retain(|(disk, _)| disks.is_served(*disk));
     let registry = Registry::default();
     tell_offline(&disks, &registry, &events);
+    tell_growable(&disks, &events);
     let (calls, inbox) = unbounded();
     let (listeners, addresses): (HashMap<_, _>, Vec<_>) = listeners
         .into_iter()
@@ -156,6 +157,18 @@ fn tell_offline(disks: &Disks, registry: &Registry, events: &EventLog) {
     }
 }
 
+/// Tells the operator of disks that do not use all of their devices.
+fn tell_growable(disks: &Disks, events: &EventLog) {
+    for (path, more) in disks.growable() {
+        let text = format!(
+            "disk {path}: its device has room for {} MiB more of data than it uses; to take it, stop \
+             the node and run `basalt disk grow {path}`",
+            more >> 20
+        );
+        events.note(Severity::Info, "disk.growable", text);
+    }
+}
+
 fn check(config: &NodeConfig) -> Result<(), StartError> {
     let refuse = |text: String| Err(StartError::Config(text));
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -189,7 +202,7 @@ struct CoreThread {
     poll: bool,
     clock: Clock,
     pool: Pool,
-    seats: Vec<(ShardSeat, Media)>,
+    seats: Vec<(ShardSeat, Source)>,
     hardware: Hardware,
     portals: Vec<PortalConfig>,
     cache_bytes: usize,

@@ -19,8 +19,11 @@ struct Bench {
 impl Bench {
     /// A node on two cores with one memory disk for each of these sizes, open to every host.
     fn start(disks: &[u64]) -> Self {
-        let disk =
-            |&size| DiskConfig { source: DiskSource::Ram { size, shards: 1 }, journal: None };
+        let disk = |&size| DiskConfig {
+            source: DiskSource::Ram { size, shards: 1 },
+            journal: None,
+            zero_on_free: false,
+        };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let config = NodeConfig {
             name: "test".into(),

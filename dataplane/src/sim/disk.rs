@@ -188,6 +188,13 @@ impl SimMedia {
         }
     }
 
+    /// Gives the medium another size, for handles that are opened from now on. What lies behind a
+    /// smaller one's end stays, and comes back with a larger one.
+    #[cfg(test)]
+    pub(crate) fn resize(&self, capacity: u64) {
+        self.0.borrow_mut().info.capacity = capacity;
+    }
+
     /// Makes a block fail reads until it is written again.
     pub fn make_unreadable(&self, byte: u64) {
         self.0.borrow_mut().unreadable.insert(byte / BLOCK as u64);

@@ -8,7 +8,8 @@ use super::port::{Port, block_on};
 use super::recovery::{identify, newest_checkpoint, read_contents};
 use super::redo::{Redo, Survey, block_number};
 use super::scan::Ring;
-use super::{CheckOptions, CheckReport, Finding, MountError, Progress, superblock};
+use super::superblock::{self, Copy};
+use super::{CheckOptions, CheckReport, Finding, MountError, Progress};
 use crate::disk::{self, Disk};
 use crate::dma::{Buf, Pool};
 use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
@@ -57,14 +58,18 @@ impl Check<'_> {
     async fn run(&mut self) -> Result<(), MountError> {
         for (port, name) in [(Some(self.data), "data"), (self.journal, "journal")] {
             let Some(port) = port else { continue };
-            let (_, intact) = superblock::read(port).await?;
-            for (is_intact, end) in intact.into_iter().zip(["start", "end"]) {
-                if !is_intact {
-                    self.find(None, false, format!("{name} disk: superblock at the {end} damaged"));
-                }
+            let found = superblock::read(port).await?;
+            for (copy, end) in found.copies.into_iter().zip(["start", "end"]) {
+                let what = match copy {
+                    Copy::Good => continue,
+                    Copy::Stale => "is of before the disk grew; `basalt disk grow` completes it",
+                    Copy::Damaged => "damaged",
+                };
+                self.find(None, false, format!("{name} disk: superblock at the {end} {what}"));
             }
         }
-        let identity = identify(self.data, self.journal).await?;
+        let identity = identify(self.data, self.journal).await?.identity;
+        self.report.extensions = identity.layout.extensions.len() as u32;
         for shard in 0..identity.layout.shards {
             let areas = identity.layout.areas(shard, identity.incarnation);
             match self.check_shard(&areas).await {

@@ -37,8 +37,8 @@ pub fn format(
 /// [`MountError::NotFormatted`] if it has none of ours; others as the device fails.
 pub fn probe(disk: Box<dyn Disk>, pool: &Pool) -> Result<Probe, MountError> {
     let port = Port::new(disk, pool);
-    let (identity, intact) = block_on(superblock::read(&port))?;
-    Ok(identity.describe(intact))
+    let found = block_on(superblock::read(&port))?;
+    Ok(found.describe(&port))
 }
 
 async fn format_ports(
@@ -78,10 +78,10 @@ async fn format_ports(
             layout,
             ..identity.clone()
         };
-        superblock::write(journal, &identity).await?;
+        superblock::write(journal, &identity, 1).await?;
     }
-    superblock::write(data, &identity).await?;
-    let probe = identity.describe([true; 2]);
+    superblock::write(data, &identity, 1).await?;
+    let probe = identity.describe([true; 2], identity.capacity);
     Ok(Formatted {
         disk: probe.disk,
         mode: probe.mode,
@@ -93,7 +93,7 @@ async fn format_ports(
 
 async fn refuse_if_ours(port: &Port<'_>) -> Result<(), FormatError> {
     match superblock::read(port).await {
-        Ok((identity, _)) => Err(FormatError::InUse(identity.disk)),
+        Ok(found) => Err(FormatError::InUse(found.identity.disk)),
         Err(MountError::Disk(error)) => Err(error.into()),
         Err(_) => Ok(()),
     }

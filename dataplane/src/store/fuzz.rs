@@ -22,6 +22,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 /// Bytes of records in one run: a chunk far out in its volume takes some memory.
 const RECORDS_MAX: usize = 1024;
 const CAPACITY: u64 = 20 << 20;
+/// Largest disk that one is let grow to.
+const CAPACITY_MAX: u64 = 1 << 59;
 
 thread_local! {
     /// Not dropped with its thread: arenas are for ever, and without it the leak sanitizer would
@@ -39,18 +41,42 @@ pub fn superblock(bytes: &[u8]) {
     block.magic = spec::SUPERBLOCK_MAGIC;
     block.seal();
     let Ok(identity) = Identity::decode(&block) else { return };
-    let _ = identity.describe([true, true]);
+    for capacity in [identity.capacity, identity.capacity.saturating_mul(2), u64::MAX] {
+        let _ = identity.describe([true, true], capacity);
+    }
     if block.role != 0 {
         return;
     }
     let layout = &identity.layout;
+    places_are_sane(layout, &identity);
+    // What it grows to is as sane.
+    let twice = identity.capacity.saturating_mul(2).min(CAPACITY_MAX);
+    if twice / BLOCK as u64 > identity.capacity / BLOCK as u64
+        && let Ok(grown) = layout.extend(identity.capacity, twice)
+    {
+        assert!(grown.is_sane(twice));
+        places_are_sane(&grown, &Identity { capacity: twice, ..identity.clone() });
+    }
+}
+
+/// Every segment is behind the one before, and the last one on the disk.
+fn places_are_sane(layout: &Layout, identity: &Identity) {
     for shard in [0, layout.shards - 1] {
         let areas = layout.areas(shard, identity.incarnation);
-        let end = areas.data_offset(areas.slabs - 1, 511) + BLOCK as u64;
-        assert!(end <= identity.capacity);
-        assert!(areas.checkpoint_offset(1, areas.checkpoint_blocks - 1) < end);
-        assert!(areas.page_offset(areas.slabs - 1, 1) < areas.data_offset(0, 0));
         assert!(areas.journal_offset(areas.journal_blocks - 1) > 0);
+        let mut end = BLOCK as u64;
+        for segment in 0..areas.segments().len() {
+            let slabs = areas.slabs_of(segment);
+            assert!(!slabs.is_empty());
+            let (first, last) = (slabs.start, slabs.end - 1);
+            assert!(areas.page_offset(first, 0) >= end);
+            assert!(areas.page_offset(last, 1) < areas.data_offset(first, 0));
+            end = areas.data_offset(last, 511) + BLOCK as u64;
+        }
+        assert!(end < identity.capacity);
+        let last = areas.slabs_of(areas.segments().len() - 1);
+        let checkpoints = areas.checkpoint_offset(1, areas.checkpoint_blocks - 1);
+        assert!(checkpoints < areas.page_offset(last.start, 0));
     }
 }
 

@@ -85,6 +85,16 @@ impl Map {
         }
     }
 
+    /// Adds slabs that nobody has, up to `slabs`; they are not free until [`Map::free_the_rest`].
+    pub(super) fn grow(&mut self, slabs: u32) {
+        assert!(slabs >= self.slab_count());
+        self.generations.resize(slabs as usize, 0);
+        self.owners.resize(slabs as usize, (NONE, 0));
+        for set in [&mut self.free, &mut self.leaving] {
+            set.words.resize((slabs as usize).div_ceil(64), 0);
+        }
+    }
+
     pub(super) fn slab_count(&self) -> u32 {
         self.generations.len() as u32
     }

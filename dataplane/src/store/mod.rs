@@ -14,6 +14,7 @@ mod device;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod grow;
 mod journal;
 mod layout;
 mod map;
@@ -39,10 +40,11 @@ mod write;
 pub use catalogue::{KEY_MAX, VALUE_MAX};
 pub use check::check;
 pub use format::{format, probe};
+pub use grow::grow;
 pub use options::{FormatOptions, Mode, OpenOptions};
 pub use report::{
-    CheckOptions, CheckReport, Counters, Event, Finding, FormatError, Formatted, MountError, Probe,
-    Progress, Space,
+    CheckOptions, CheckReport, Counters, Event, Finding, FormatError, Formatted, GrowError, Grown,
+    MountError, Probe, Progress, Space,
 };
 pub use shard::{Mounting, Shard};
 

@@ -196,6 +196,7 @@ impl Shard {
             if is_inside && map.has_leaving() && self.wait_zero.is_empty() && !self.is_stopping {
                 return false;
             }
+            self.counters.refused_full += 1;
             self.finish(at, Err(Error::Full));
             return true;
         };

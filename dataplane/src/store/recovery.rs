@@ -16,7 +16,7 @@ use super::redo::{Redo, Survey};
 use super::request::TRANSFER_MIN;
 use super::scan::Ring;
 use super::shard::{Recovered, Shard};
-use super::superblock::{self, Identity, Role};
+use super::superblock::{self, Found, Role};
 use super::{Event, MountError, OpenOptions};
 use crate::disk::{self, Disk};
 use crate::dma::Pool;
@@ -56,7 +56,8 @@ async fn recover(
     shard: u16,
     options: &OpenOptions,
 ) -> Result<Recovered, MountError> {
-    let identity = identify(data, journal).await?;
+    let found = identify(data, journal).await?;
+    let identity = &found.identity;
     for port in [Some(data), journal].into_iter().flatten() {
         if port.info().transfer_max < TRANSFER_MIN {
             return Err(MountError::Inconsistent("the device cannot transfer 512 KiB at once"));
@@ -67,6 +68,8 @@ async fn recover(
     if shard >= identity.layout.shards {
         return Err(MountError::NoShard(identity.layout.shards));
     }
+    // Shards that mount side by side write the same.
+    superblock::heal(data, &found).await?;
     let areas = identity.layout.areas(shard, identity.incarnation);
     let (header, tables) = newest_checkpoint(data, &areas).await?;
     let ring = Ring::new(journal.unwrap_or(data), &areas);
@@ -95,8 +98,9 @@ async fn recover(
 pub(super) async fn identify(
     data: &Port<'_>,
     journal: Option<&Port<'_>>,
-) -> Result<Identity, MountError> {
-    let (identity, _) = superblock::read(data).await?;
+) -> Result<Found, MountError> {
+    let found = superblock::read(data).await?;
+    let identity = &found.identity;
     if identity.role == Role::Journal {
         return Err(MountError::Inconsistent("this is a journal disk; name its data disk first"));
     }
@@ -104,7 +108,7 @@ pub(super) async fn identify(
         (None, _) => {}
         (Some(partner), None) => return Err(MountError::JournalDisk(partner)),
         (Some(partner), Some(journal)) => {
-            let (other, _) = superblock::read(journal).await?;
+            let other = superblock::read(journal).await?.identity;
             let is_the_one = other.disk == partner
                 && other.role == Role::Journal
                 && other.partner == Some(identity.disk)
@@ -114,7 +118,7 @@ pub(super) async fn identify(
             }
         }
     }
-    Ok(identity)
+    Ok(found)
 }
 
 /// The newer of the two checkpoints, or the older where the newer is damaged or was never finished.

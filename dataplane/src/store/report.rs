@@ -2,6 +2,7 @@
 
 use super::{ChunkKey, Mode};
 use crate::disk;
+use storage_spec::disk::EXTENSIONS_MAX;
 use uuid::Uuid;
 
 /// Why a disk was not formatted.
@@ -42,6 +43,44 @@ pub struct Formatted {
     pub data_bytes: u64,
     /// Bytes of journal in each shard.
     pub journal_bytes: u64,
+}
+
+/// Why a disk did not grow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrowError {
+    /// The disk cannot be read, or is none that could grow.
+    #[error("{0}")]
+    Mount(#[from] MountError),
+    /// The device is larger, but not by what a few slabs of each shard take.
+    #[error("the device has {capacity} bytes; to grow it needs at least {needed}")]
+    TooLittle {
+        /// Bytes it has.
+        capacity: u64,
+        /// Bytes it needs.
+        needed: u64,
+    },
+    /// There is no room for another extension in the superblock.
+    #[error("the disk has grown {EXTENSIONS_MAX} times, which is as often as it can")]
+    TooOften,
+    /// Each shard has as many slabs as it can.
+    #[error("each shard of the disk has 32 TiB, which is as much as it can")]
+    Largest,
+    /// The device failed.
+    #[error("the device: {0}")]
+    Disk(#[from] disk::Error),
+}
+
+/// What a growth made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grown {
+    /// Identity of the disk.
+    pub disk: Uuid,
+    /// Bytes for data that are new; 0: the disk used all of its device already.
+    pub added_bytes: u64,
+    /// Bytes for data.
+    pub data_bytes: u64,
+    /// How often it has grown.
+    pub extensions: u32,
 }
 
 /// Why a shard was not mounted. Nothing has been written in these cases.
@@ -121,6 +160,10 @@ pub struct Probe {
     pub shards: u16,
     /// Bytes for data.
     pub data_bytes: u64,
+    /// How often it has grown.
+    pub extensions: u32,
+    /// Bytes for data that it would gain if it grew: the device is larger than the disk.
+    pub growable_bytes: u64,
     /// Bytes of journal in each shard.
     pub journal_bytes: u64,
     /// Which of the two superblocks are intact: at the start, at the end.
@@ -157,6 +200,8 @@ pub struct Finding {
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CheckReport {
+    /// How often the disk has grown.
+    pub extensions: u32,
     /// Chunks in the map.
     pub chunks: u64,
     /// Slabs in the map.
@@ -198,6 +243,8 @@ pub struct Counters {
     pub write_bytes: u64,
     /// Other requests completed.
     pub others: u64,
+    /// Writes that were refused for want of room, in the shard or behind its device.
+    pub refused_full: u64,
     /// Blocks whose bytes did not match their checksum, or could not be read.
     pub block_errors: u64,
     /// Blocks that did match on a second read.

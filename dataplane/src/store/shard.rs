@@ -261,11 +261,12 @@ impl Shard {
     }
 
     /// Where data and slabs' pages lie on the device, in bytes, for a simulator that damages them.
+    /// Of a disk that has grown, those that it was formatted with.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn places(&self) -> [Range<u64>; 2] {
-        let (pages, data) = (self.areas.pages, self.areas.data);
-        let end = data + u64::from(self.areas.slabs) * SLAB_BLOCKS as u64;
-        [data..end, pages..pages + 2 * u64::from(self.areas.slabs)]
+        let (first, slabs) = (self.areas.segments()[0], u64::from(self.areas.slabs_of(0).end));
+        let end = first.data + slabs * SLAB_BLOCKS as u64;
+        [first.data..end, first.pages..first.pages + 2 * slabs]
             .map(|blocks| blocks.start * BLOCK as u64..blocks.end * BLOCK as u64)
     }
 

@@ -13,6 +13,7 @@ mod cost;
 mod crash;
 mod faults;
 mod freeing;
+mod grow;
 mod media;
 mod pages;
 mod plain;

@@ -17,8 +17,9 @@ use super::{Error, Mode};
 use crate::disk::{self, WriteData};
 use crate::dma::Slice;
 use storage_spec::crc32c;
-use storage_spec::disk::BLOCK;
+use storage_spec::disk::{BLOCK, SLAB_BLOCKS};
 
+const SLAB: u64 = SLAB_BLOCKS as u64;
 /// Version tag of regions until replication sets it.
 pub(super) const TAG: u32 = 1;
 /// Bytes from which on a first write in data mode goes in place at once.
@@ -194,6 +195,7 @@ impl Shard {
     /// It is as if the write had never been.
     pub(super) fn taken_back(&mut self, at: u32) {
         self.intents.done(self.operations[at].tracked);
+        self.counters.refused_full += 1;
         self.finish(at, Err(Error::Full));
     }
 
@@ -236,6 +238,9 @@ impl Shard {
             let mut merged = self.destage_vectors.pop().unwrap_or_default();
             merged.extend(self.operations[first].data.clone());
             while let Some(next) = self.destage_queue.next_at(end) {
+                if end.is_multiple_of(SLAB) && self.areas.starts_segment(end / SLAB) {
+                    break;
+                }
                 end += u64::from(self.operations[next].count);
                 let bytes = (end - block) as usize * BLOCK;
                 if bytes > self.data.transfer_max || merged.len() == MERGE_MAX {

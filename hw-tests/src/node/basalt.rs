@@ -146,6 +146,17 @@ impl Basalt {
         self.offline(&["disk", "format", disk, "--size", size, "--allocate", "sparse"]).map(drop)
     }
 
+    /// Makes the small disk larger, by so many MiB, while the node is down.
+    pub(crate) fn grow_small(&self, mib: u64) -> Result<()> {
+        let disk = self.folder.join("small.img");
+        let size = format!("{}", fs::metadata(&disk)?.len() + (mib << 20));
+        let disk = disk.to_str().context("the path is not UTF-8")?;
+        let said =
+            self.offline(&["disk", "grow", disk, "--size", &size, "--allocate", "sparse"])?;
+        println!("{}", said.trim());
+        Ok(())
+    }
+
     fn configuration(&self) -> String {
         let folder = self.folder.display();
         let (port, discovery_port) = (self.port, self.discovery_port);

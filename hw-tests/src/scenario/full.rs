@@ -21,8 +21,8 @@ fn writes(nsid: u32, bytes: u64) -> String {
 }
 
 /// A volume fills a disk: its writes end in ENOSPC and nothing else suffers. Overwrites, trims and
-/// deletion go on, writes go on when there is room again, and everything acknowledged is there,
-/// after a kill as well.
+/// deletion go on, writes go on when there is room again, by growth of the disk as well, and everything
+/// acknowledged is there, after a kill too.
 pub(crate) fn disk(bed: &mut Bed) -> Result<Outcome> {
     let filler = bed.small_volume("filler", 1024 * MIB)?;
     let files = bed.small_volume("files", 64 * MIB)?;
@@ -61,6 +61,7 @@ pub(crate) fn disk(bed: &mut Bed) -> Result<Outcome> {
     bed.run("touch /tmp/enough")?;
     bed.guest.finish(load).context("the load on the other disk")?;
     make_room(bed, (filler, files), written)?;
+    grow(bed, filler)?;
     bed.kill_and_restart(Duration::from_millis(100))?;
     bed.run(&format!(
         "live() {{ grep -q live /sys/class/nvme/$(controller)/state; }}
@@ -101,6 +102,27 @@ fn refuses(bed: &Bed, nsid: u32, written: u64) -> Result<()> {
         (written + SLAB).next_multiple_of(SLAB)
     ))?;
     ensure!(said.contains("No space left on device"), "not ENOSPC: {said}");
+    Ok(())
+}
+
+/// The disk is full once more. A write that the guest tries again and again succeeds once the disk
+/// has grown, without anything done in the guest.
+fn grow(bed: &mut Bed, filler: u32) -> Result<()> {
+    bed.run_to_fail(&format!(
+        "LC_ALL=C dd if=/dev/urandom of=$(device {filler}) bs=64k count=4096 seek={} \
+             oflag=direct,seek_bytes conv=notrunc",
+        640 * MIB
+    ))?;
+    let write = format!(
+        "dd if=/dev/urandom of=$(device {filler}) bs=64k count=256 seek={} oflag=direct,seek_bytes \
+             conv=notrunc status=none 2> /dev/null",
+        960 * MIB
+    );
+    bed.run_to_fail(&write).context("the disk is full")?;
+    let tries = format!("until {write}\ndo\n    sleep 0.5\ndone");
+    let load = bed.start(&tries, Duration::from_secs(120))?;
+    bed.kill_and_grow(64)?;
+    bed.guest.finish(load).context("writes go on after growth")?;
     Ok(())
 }
 

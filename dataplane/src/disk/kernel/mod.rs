@@ -15,7 +15,9 @@ mod smart;
 mod tests;
 
 pub use devices::{DeviceEntry, list_devices};
-pub use open::{Allocation, KernelFile, KernelOptions, OpenError, create_file, reserve_file};
+pub use open::{
+    Allocation, KernelFile, KernelOptions, OpenError, create_file, extend_file, reserve_file,
+};
 pub use smart::health;
 
 use super::{Completion, Disk, Error, Info, Op, Tag};

@@ -208,57 +208,80 @@ pub fn create_file(
         Errno::EXIST => OpenError::Exists(path.to_owned()),
         error => explain(path, error),
     })?;
-    let made = fill_file(&fd, size, allocation, progress);
+    let made = fill_file(&fd, 0..size, allocation, progress);
     made.map_err(|error| {
         let _ = rustix::fs::unlink(path);
-        match error {
-            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
-                OpenError::NoSpace { path: path.to_owned(), size }
-            }
-            error => explain(path, error),
-        }
+        no_space(path, error, size)
     })
 }
 
-/// Reserves room for the first `len` bytes of a file, whose content stays as it is.
+/// Makes a file larger, to `size` bytes, a multiple of 4096. `progress` is told how many bytes are
+/// done. What it holds stays; on failure it has its former size.
 ///
 /// # Errors
 /// [`OpenError::NoSpace`], and what the kernel says.
-pub fn reserve_file(path: &Path, len: u64) -> Result<(), OpenError> {
+pub fn extend_file(
+    path: &Path,
+    size: u64,
+    allocation: Allocation,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), OpenError> {
     let explain = |error| explain(path, error);
     let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let reserved = fallocate(fd.map_err(explain)?, FallocateFlags::KEEP_SIZE, 0, len);
-    reserved.map_err(|error| match error {
-        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
-            OpenError::NoSpace { path: path.to_owned(), size: len }
-        }
-        error => explain(error),
+    let fd = fd.map_err(explain)?;
+    let former = fstat(&fd).map_err(explain)?.st_size.unsigned_abs();
+    assert!(former < size && size.is_multiple_of(4096), "{former} to {size} bytes");
+    fill_file(&fd, former..size, allocation, progress).map_err(|error| {
+        let _ = rustix::fs::ftruncate(&fd, former);
+        no_space(path, error, size - former)
     })
+}
+
+/// Reserves room for some bytes of a file, whose content and size stay as they are.
+///
+/// # Errors
+/// [`OpenError::NoSpace`], and what the kernel says.
+pub fn reserve_file(path: &Path, range: Range<u64>) -> Result<(), OpenError> {
+    let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let fd = fd.map_err(|error| explain(path, error))?;
+    let len = range.end - range.start;
+    let reserved = fallocate(fd, FallocateFlags::KEEP_SIZE, range.start, len);
+    reserved.map_err(|error| no_space(path, error, len))
+}
+
+fn no_space(path: &Path, error: Errno, size: u64) -> OpenError {
+    match error {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => {
+            OpenError::NoSpace { path: path.to_owned(), size }
+        }
+        error => explain(path, error),
+    }
 }
 
 fn fill_file(
     fd: &OwnedFd,
-    size: u64,
+    range: Range<u64>,
     allocation: Allocation,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Errno> {
     const CHUNK: u64 = 4 << 20;
+    let Range { start, end } = range;
     match allocation {
-        Allocation::Sparse => rustix::fs::ftruncate(fd, size)?,
-        Allocation::Reserved => fallocate(fd, FallocateFlags::empty(), 0, size)?,
+        Allocation::Sparse => rustix::fs::ftruncate(fd, end)?,
+        Allocation::Reserved => fallocate(fd, FallocateFlags::empty(), start, end - start)?,
         Allocation::Written => {
-            fallocate(fd, FallocateFlags::empty(), 0, size)?;
+            fallocate(fd, FallocateFlags::empty(), start, end - start)?;
             let zeroes = vec![0; CHUNK as usize];
-            let mut done = 0;
-            while done < size {
-                let len = CHUNK.min(size - done) as usize;
-                done += rustix::io::pwrite(fd, &zeroes[..len], done)? as u64;
-                progress(done);
+            let mut at = start;
+            while at < end {
+                let len = CHUNK.min(end - at) as usize;
+                at += rustix::io::pwrite(fd, &zeroes[..len], at)? as u64;
+                progress(at - start);
             }
         }
     }
     rustix::fs::fsync(fd)?;
-    progress(size);
+    progress(end - start);
     Ok(())
 }
 

@@ -61,7 +61,7 @@ impl Bench {
             no_iommu: false,
             buffers_per_core: 0,
             metadata_cache: 0,
-            disks: vec![DiskConfig { source: ram, journal: None }],
+            disks: vec![DiskConfig { source: ram, journal: None, zero_on_free: false }],
             portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
             max_connections: 8,
         };
@@ -355,11 +355,17 @@ fn protection_by_a_host_outlasts_a_restart() {
     bench.failures[0] = None;
     bench.protect(1);
     assert!(bench.is_protected() && bench.has_event("volume.protected", "a"));
+    let is_shown = |bench: &mut Bench| match bench.call(Command::ShowVolume { name: "a".into() }) {
+        Ok(Answer::Volume(volume)) => volume.write_protected,
+        other => panic!("no volume: {other:?}"),
+    };
+    assert!(is_shown(&mut bench));
     let mut bench = bench.restart();
     bench.connect();
     assert!(bench.is_protected());
     bench.protect(0);
     assert!(!bench.is_protected() && bench.has_event("volume.unprotected", "a"));
+    assert!(!is_shown(&mut bench));
     // Not while the volume is being changed.
     bench.is_held = true;
     let resized = bench.begin(resize("a", 2 * SIZE));

@@ -261,7 +261,7 @@ impl World<'_> {
             no_iommu: false,
             buffers_per_core: POOL,
             metadata_cache: 1 << 20,
-            disks: vec![DiskConfig { source: ram, journal: None }],
+            disks: vec![DiskConfig { source: ram, journal: None, zero_on_free: false }],
             portals: vec![portal],
             max_connections: 64,
         }

@@ -87,8 +87,8 @@ fn recovery_reads(capacity: u64, others: u32) -> ([usize; 4], u64) {
     for &(is_read, offset, blocks) in log.borrow().iter() {
         let area = match offset {
             offset if journal.contains(&offset) => 1,
-            offset if (areas.pages..areas.data).contains(&offset) => 2,
-            offset if offset >= areas.data => 3,
+            offset if (areas.segments()[0].pages..areas.segments()[0].data).contains(&offset) => 2,
+            offset if offset >= areas.segments()[0].data => 3,
             _ => 0,
         };
         // The superblock at the end of the disk is no data.
@@ -238,7 +238,7 @@ fn payload_goes_in_place_sorted_and_merged() {
         let pool = bench.pool.clone();
         let mounting = Shard::mount(disk, bench.journal(), 0, &bench.options, pool);
         let mut shard = mounting.wait().unwrap();
-        let data = shard.areas.data;
+        let data = shard.areas.segments()[0].data;
         let mut blocks: Vec<u32> = (0..64).chain(512 - 32..512 + 32).collect();
         let byte = |block: u32| (block % 200) as u8 + 1;
         let mut random = Random::new(seed);
@@ -290,7 +290,7 @@ fn large_holes_are_not_read() {
         }
         log.borrow_mut().clear();
         assert!(bench.read(&mut shard, extent(1, 0, 0, 1 << 20)).unwrap() == model);
-        let data = shard.areas.data;
+        let data = shard.areas.segments()[0].data;
         let reads = || {
             let log = log.borrow();
             let reads = log.iter().filter(|&&(is_read, offset, _)| is_read && offset >= data);

@@ -244,6 +244,9 @@ impl Run {
     }
 
     fn epoch(&mut self) {
+        if self.random.chance(20) {
+            self.bench.grow_somehow(&mut self.random, 16 << 20);
+        }
         let mut shard = self.mount();
         self.compare(&mut shard);
         self.compare_entry(&shard);

@@ -167,6 +167,8 @@ fn one_damaged_superblock_or_checkpoint_is_survived() {
     bench.stop(shard);
     bench.data.rot(100, 3);
     let mut shard = bench.mount().unwrap();
+    // The mount has mended it.
+    bench.data.rot(100, 3);
     bench.write(&mut shard, extent(1, 0, 0, 4096), 2).unwrap();
     drop(shard);
     bench.data.power_cut();
@@ -175,7 +177,9 @@ fn one_damaged_superblock_or_checkpoint_is_survived() {
     let mut shard = bench.mount().unwrap();
     assert_eq!(bench.read(&mut shard, extent(1, 0, 0, 4096)).unwrap(), [2; 4096]);
     bench.stop(shard);
-    bench.data.rot((32 << 20) - 4000, 3);
+    for end in [100, (32 << 20) - 4000] {
+        bench.data.rot(end, 3);
+    }
     assert!(matches!(bench.mount(), Err(MountError::NotFormatted)));
 }
 

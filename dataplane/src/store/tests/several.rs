@@ -352,10 +352,13 @@ impl Run {
 #[test]
 fn volumes_over_several_shards_are_wholly_there_or_wholly_gone() {
     let (mut repeated, mut poisons) = (0, 0);
-    for seed in 0..25 {
+    for seed in 0..30 {
         let result = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);
             for _ in 0..5 {
+                if run.random.chance(20) {
+                    run.bench.grow_somehow(&mut run.random, 40 << 20);
+                }
                 run.mount();
                 run.settle();
                 for _ in 0..run.random.below(700) {
