@@ -7,6 +7,7 @@
 use super::commands::Call;
 use super::jobs::Jobs;
 use super::registry::Registry;
+use super::space::SpaceWatch;
 use super::{ConnectionInfo, EventLog};
 use crate::core::{Message, ShardCommand, ShardReply};
 use crate::net::ListenerId;
@@ -67,6 +68,7 @@ pub(crate) struct Control {
     is_ready: bool,
     /// When the target is to have new figures of the node's health.
     next_health: Now,
+    space: SpaceWatch,
     /// Actions that wait for them, in order.
     held: VecDeque<Action>,
     inbox: Receiver<Call>,
@@ -111,6 +113,7 @@ impl Control {
             unsettled: 0,
             is_ready: false,
             next_health: Now::ZERO,
+            space: SpaceWatch::default(),
             held: VecDeque::new(),
             inbox: parts.inbox,
         }
@@ -132,6 +135,9 @@ impl Control {
         if now >= self.next_health {
             self.next_health = now + HEALTH_PERIOD;
             self.target.set_health(self.registry.health(now));
+            let events = &self.events;
+            let mut note = |severity, kind: &str, text| events.note(severity, kind, text);
+            self.space.see(now, &self.registry.rooms(), &mut note);
         }
         if self.target.deadline().is_some_and(|deadline| deadline <= now) {
             worked = true;

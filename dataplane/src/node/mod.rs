@@ -16,6 +16,7 @@ mod load;
 mod record;
 mod registry;
 mod slow;
+mod space;
 mod start;
 mod watch;
 

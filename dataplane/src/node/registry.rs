@@ -1,5 +1,6 @@
 //! Counters of all cores, for whoever reads them: the cores write, this only points at them.
 
+use super::space::{Room, RoomLeft};
 use super::{CoreCounters, DiskCounters, OperationCounters, Snapshot, VolumeCounters};
 use crate::core::CoreStats;
 use crate::volume::VolumeStats;
@@ -118,6 +119,24 @@ impl Registry {
         self.lock().disks.get(disk).map(|shards| sum(shards)).unwrap_or_default()
     }
 
+    /// The room on each disk that is served, of the shard that has least.
+    pub(crate) fn rooms(&self) -> Vec<Room> {
+        let room = |shards: &Vec<DiskCounters>| {
+            let served = shards.iter().filter(|shard| !shard.offline && shard.capacity > 0);
+            let scarcest = served.min_by_key(|shard| permille(shard.free, shard.capacity))?;
+            Some(RoomLeft {
+                permille: permille(scarcest.free, scarcest.capacity),
+                refused: shards.iter().map(|shard| shard.refused_full).sum(),
+            })
+        };
+        let inner = self.lock();
+        let path = |shards: &Vec<DiskCounters>| shards.first().map(|shard| shard.path.clone());
+        let disks = inner.disks.iter();
+        disks
+            .map(|shards| Room { path: path(shards).unwrap_or_default(), left: room(shards) })
+            .collect()
+    }
+
     /// What hosts are told of the node's health, `uptime` after its start.
     pub(crate) fn health(&self, uptime: Now) -> Health {
         let inner = self.lock();
@@ -165,6 +184,12 @@ impl Registry {
     }
 }
 
+/// How much `part` of `whole` is, rounded down but never to nothing.
+fn permille(part: u64, whole: u64) -> u16 {
+    let permille = u128::from(part) * 1000 / u128::from(whole.max(1));
+    (permille.min(1000) as u16).max(u16::from(part > 0))
+}
+
 /// How much `part` is of `whole`; of nothing it is all.
 fn percent(part: u64, whole: u64) -> u8 {
     let percent = u128::from(part) * 100 / u128::from(whole.max(1));
@@ -204,6 +229,7 @@ fn sum(shards: &[DiskCounters]) -> DiskCounters {
         sum.path.clone_from(&shard.path);
         sum.capacity += shard.capacity;
         sum.free += shard.free;
+        sum.refused_full += shard.refused_full;
         sum.checksum_errors += shard.checksum_errors;
         sum.journal_bytes += shard.journal_bytes;
         sum.checkpoints += shard.checkpoints;
