@@ -73,9 +73,12 @@ const VOLUMES: [Row<VolumeCounters>; 5] = [
     ("volume_errors", "Requests that failed", MetricType::Counter, |v| v.errors as f64),
 ];
 
-const DISKS: [Row<DiskCounters>; 9] = [
+const DISKS: [Row<DiskCounters>; 10] = [
     ("disk_capacity_bytes", "Bytes for data", MetricType::Gauge, |d| d.capacity as f64),
     ("disk_free_bytes", "Bytes free", MetricType::Gauge, |d| d.free as f64),
+    ("disk_refused_full", "Writes refused for want of room", MetricType::Counter, |d| {
+        d.refused_full as f64
+    }),
     (
         "disk_checksum_errors",
         "Blocks that did not match their checksum",

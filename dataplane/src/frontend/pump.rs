@@ -441,7 +441,8 @@ impl Frontend {
 
     /// A connection's timer is due.
     fn look<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
-        let is_scarce = self.stalled.iter().any(|&other| other != index);
+        // Waiting for one's own share alone is nobody else's fault.
+        let is_scarce = s.pool.is_low() && self.stalled.iter().any(|&other| other != index);
         let entry = self.entries[index as usize].as_mut().expect("timers go with their connection");
         entry.connection.timer = None;
         entry.connection.look(s.now, is_scarce, || s.net.taken(entry.socket));

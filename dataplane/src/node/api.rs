@@ -409,7 +409,7 @@ pub struct DiskCounters {
     pub capacity: u64,
     /// Bytes of free slabs.
     pub free: u64,
-    /// First writes that were refused for want of room.
+    /// Writes to new places that were refused for want of room.
     #[serde(default)]
     pub refused_full: u64,
     /// Blocks whose bytes did not match their checksum.
