@@ -380,8 +380,8 @@ fn show_report(report: store::CheckReport, path: &Path, output: Format) -> Resul
     }
     let Report { extensions, chunks, slabs, blocks, batches, findings_total, .. } = report;
     print(&format!(
-        "{}: {}{chunks} chunks, {slabs} slabs, {blocks} blocks of data, {batches} journal batches to \
-         redo, {findings_total} findings\n",
+        "{}: {}{chunks} chunks, {slabs} slabs, {blocks} blocks of data, {batches} journal batches \
+         to redo, {findings_total} findings\n",
         path.display(),
         if extensions > 0 { format!("{}, ", count_growths(extensions)) } else { String::new() }
     ))

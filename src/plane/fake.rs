@@ -65,6 +65,20 @@ fn missing(name: &str) -> CommandError {
     CommandError::NotFound(format!("there is no volume {name:?}"))
 }
 
+fn volume(name: String, id: (Uuid, u32), size: (u64, u32), disk: String) -> VolumeInfo {
+    VolumeInfo {
+        name,
+        uuid: id.0,
+        size: size.0,
+        used: 0,
+        block_size: size.1,
+        nsid: id.1,
+        subsystem: "nqn".to_owned(),
+        disk,
+        write_protected: false,
+    }
+}
+
 impl Node for Fake {
     fn call(&self, command: Command) -> AnswerResult {
         match command {
@@ -74,18 +88,8 @@ impl Node for Fake {
                     return Err(CommandError::Exists(format!("there is a volume {name:?}")));
                 }
                 let nsid = volumes.len() as u32 + 1;
-                let (subsystem, disk) = ("nqn".to_owned(), disk.unwrap_or_default());
-                let volume = VolumeInfo {
-                    name,
-                    uuid,
-                    size,
-                    used: 0,
-                    block_size,
-                    nsid,
-                    subsystem,
-                    disk,
-                    write_protected: false,
-                };
+                let disk = disk.unwrap_or_default();
+                let volume = volume(name, (uuid, nsid), (size, block_size), disk);
                 volumes.push(volume.clone());
                 Ok(Answer::Volume(volume))
             }

@@ -18,8 +18,8 @@ pub(super) const STAGING_FLOODED: usize = 256 << 10;
 
 /// How long a send may go on without a byte that the host takes: its buffers are kept from others.
 const SEND_STALL_MAX: Now = Now::from_secs(30);
-/// While others wait for buffers, a send must go on by so many bytes in each such period: 4 KiB/s, a
-/// hundredth of what the slowest wire carries. One that does not keeps them for next to nothing.
+/// While others wait for buffers, a send must go on by so many bytes in each such period: 4 KiB/s.
+/// One that does not keeps them for next to nothing.
 const SCARCE_PERIOD: Now = Now::from_secs(60);
 const SCARCE_BYTES_MIN: u64 = 60 * (4 << 10);
 /// How long a connection that is to be closed may take for its last words.

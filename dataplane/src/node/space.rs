@@ -1,5 +1,5 @@
-//! Turns the room that the disks have into events: one when it becomes scarce, one when it ends, one
-//! when there is room again. Disks that hover at a limit make no more of them.
+//! Turns the room that the disks have into events: one when it becomes scarce, one when it ends,
+//! one when there is room again. Disks that hover at a limit make no more of them.
 
 use super::Severity;
 use nvmeof_target::io::Now;

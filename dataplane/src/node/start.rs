@@ -161,8 +161,8 @@ fn tell_offline(disks: &Disks, registry: &Registry, events: &EventLog) {
 fn tell_growable(disks: &Disks, events: &EventLog) {
     for (path, more) in disks.growable() {
         let text = format!(
-            "disk {path}: its device has room for {} MiB more of data than it uses; to take it, stop \
-             the node and run `basalt disk grow {path}`",
+            "disk {path}: its device has room for {} MiB more of data than it uses; to take it, \
+             stop the node and run `basalt disk grow {path}`",
             more >> 20
         );
         events.note(Severity::Info, "disk.growable", text);

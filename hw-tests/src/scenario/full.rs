@@ -21,8 +21,8 @@ fn writes(nsid: u32, bytes: u64) -> String {
 }
 
 /// A volume fills a disk: its writes end in ENOSPC and nothing else suffers. Overwrites, trims and
-/// deletion go on, writes go on when there is room again, by growth of the disk as well, and everything
-/// acknowledged is there, after a kill too.
+/// deletion go on, writes go on when there is room again, by growth of the disk as well, and
+/// everything acknowledged is there, after a kill too.
 pub(crate) fn disk(bed: &mut Bed) -> Result<Outcome> {
     let filler = bed.small_volume("filler", 1024 * MIB)?;
     let files = bed.small_volume("files", 64 * MIB)?;
