@@ -53,7 +53,9 @@ pub(crate) fn measure(root: &Path) -> Result<PathBuf> {
 
 /// The node is tested as the ordinary build makes it; its assertions are on either way.
 fn build(_root: &Path) -> Result<()> {
-    process::cargo(["build", "--quiet", "-p", "basalt", "-p", "hw-tests"]).run()
+    process::cargo(["build", "--quiet", "-p", "basalt", "-p", "hw-tests"]).run()?;
+    // What tries devices out in the guest.
+    process::cargo(["build", "--quiet", "-p", "dataplane", "--example", "device_check"]).run()
 }
 
 fn hw_tests(arguments: &[String]) -> process::Program {

@@ -12,4 +12,4 @@ mod qmp;
 mod scenarios;
 
 pub(crate) use power::cut;
-pub(crate) use scenarios::{conformance, first, media, pulled, raw, restart};
+pub(crate) use scenarios::{conformance, first, idle, media, pulled, raw, restart};

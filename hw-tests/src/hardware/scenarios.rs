@@ -78,6 +78,37 @@ pub(crate) fn media(maker: &mut Maker) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// A core whose disk is slow sleeps while it waits, with the queue's interrupt armed.
+pub(crate) fn idle(maker: &mut Maker) -> Result<Outcome> {
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
+        let device = machine.run(SERVE)?;
+        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let mut qmp = machine.qmp()?;
+        let slow = json!({ "qom-type": "throttle-group", "id": "slow",
+            "limits": { "iops-total": 40 } });
+        qmp.run("object-add", slow)?;
+        let throttled = json!({ "driver": "throttle", "node-name": "slowed",
+            "throttle-group": "slow", "file": "disk1-1-base" });
+        qmp.run("blockdev-add", throttled)?;
+        reopen(&mut qmp, "slowed")?;
+        let printed = machine.run(&format!(
+            "# slow
+            dd if=/dev/urandom of={device} bs=4k count=2000 oflag=direct status=none & p=$!
+            sleep 2
+            $B stat --count 1 --interval 5 --output json | jq '.cores[0].asleep'
+            for _ in $(seq 200); do cat /proc/interrupts; done | grep -c 'vfio-msix' || true
+            kill $p"
+        ))?;
+        let mut lines = printed.lines();
+        let asleep: f64 = lines.next().unwrap_or_default().trim().parse()?;
+        let armed: u32 = lines.next().unwrap_or_default().trim().parse()?;
+        ensure!(asleep > 0.5, "asleep {asleep} of the time, with a disk of 40 operations a second");
+        ensure!(armed > 0, "the interrupt was never seen armed");
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
+
 /// Puts another node below the first namespace.
 fn reopen(qmp: &mut Qmp, below: &str) -> Result<()> {
     let top = json!({ "driver": "raw", "node-name": "disk1-1", "file": below });
@@ -86,7 +117,7 @@ fn reopen(qmp: &mut Qmp, below: &str) -> Result<()> {
 
 /// Ten times killed under a verified load, and started again.
 pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
-    Machine::boot_small(maker, &[Ssd::plain()])?.finish(|machine| {
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
         let device = machine.run(SERVE)?;
         let device = device.lines().last().unwrap_or_default().trim().to_owned();
         let load = machine.start(&format!(
@@ -108,11 +139,7 @@ pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
 /// The SSD is pulled under load and comes back: its volumes fail, others do not, and a restart
 /// finds everything.
 pub(crate) fn pulled(maker: &mut Maker) -> Result<Outcome> {
-    if std::env::var_os("BASALT_UNPROVEN").is_none() {
-        let reason = "it has not passed yet; BASALT_UNPROVEN=1 runs it (docs/next.md)";
-        return Ok(Outcome::Skipped(reason.to_owned()));
-    }
-    Machine::boot_small(maker, &[Ssd::plain()])?.finish(|machine| {
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
         let device = machine.run(SERVE)?;
         let device = device.lines().last().unwrap_or_default().trim().to_owned();
         machine.run(&format!(
@@ -159,7 +186,7 @@ pub(crate) fn pulled(maker: &mut Maker) -> Result<Outcome> {
 /// VFIO alone: two devices in one address space, an interrupt, resets, once more after they were
 /// given back, a killed owner, and a device that is pulled while it is held.
 pub(crate) fn raw(maker: &mut Maker) -> Result<Outcome> {
-    Machine::boot_small(maker, &[Ssd::plain(), Ssd::plain()])?.finish(|machine| {
+    Machine::boot(maker, &[Ssd::plain(), Ssd::plain()])?.finish(|machine| {
         let printed = machine.run(
             "# raw
             ! $C raw 0000:01:00.0 2> /tmp/refused

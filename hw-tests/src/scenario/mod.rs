@@ -96,6 +96,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     alone("vfio-serve", "bind, format, serve, verify on our own driver", hardware::first),
     alone("vfio-conformance", "every promise of a disk on every format", hardware::conformance),
     alone("vfio-media", "bad blocks fail alone; a slow disk is slow", hardware::media),
+    alone("vfio-idle", "a core sleeps while a slow disk works", hardware::idle),
     alone("vfio-restart", "ten kills under a verified load", hardware::restart),
     alone("vfio-power", "power cuts at 50 moments lose nothing acknowledged", hardware::cut),
     alone("vfio-ahci-conformance", "every promise of a disk on SATA drives", ahci::conformance),
