@@ -2,8 +2,9 @@
 
 use crate::disk::health::Health;
 use crate::disk::nvme::{NvmeController, NvmeEvent, NvmeQueue};
-use crate::hardware::{CoreTime, Device, Registers};
+use crate::hardware::{CoreTime, Device, Interrupt, Registers};
 use crate::node::{HealthWatch, Severity};
+use crate::uring::{Alarm, Ring};
 use nvmeof_target::io::Now;
 
 /// A controller at home on this core, or a drive of one that belongs to one core as a whole.
@@ -35,8 +36,26 @@ pub(crate) trait Controller {
 
 /// A queue of a controller, on this core.
 pub(crate) trait HardwareQueue {
-    /// Whether something is under way whose end nobody but a poll will notice.
+    /// Whether something is under way whose end nobody but a poll will notice, or an interrupt.
     fn is_busy(&self) -> bool;
+
+    /// Whether a poll would do something now. Asked of a queue with an interrupt, before a sleep.
+    fn has_work(&self) -> bool {
+        true
+    }
+}
+
+/// A queue, and what ends a sleep when it has something.
+struct QueueSeat {
+    queue: Box<dyn HardwareQueue>,
+    bell: Option<Bell>,
+}
+
+/// An interrupt as an end of sleeps.
+struct Bell {
+    interrupt: Box<dyn Interrupt>,
+    alarm: Alarm,
+    is_armed: bool,
 }
 
 /// All hardware of a core.
@@ -44,7 +63,7 @@ pub(crate) trait HardwareQueue {
 pub(crate) struct Devices {
     time: CoreTime,
     controllers: Vec<(Box<dyn Controller>, HealthWatch)>,
-    queues: Vec<Box<dyn HardwareQueue>>,
+    queues: Vec<QueueSeat>,
 }
 
 impl Devices {
@@ -58,14 +77,32 @@ impl Devices {
         self.controllers.push((controller, watch));
     }
 
+    /// Adds a queue for whose end the core has to poll.
     pub(crate) fn add_queue(&mut self, queue: Box<dyn HardwareQueue>) {
-        self.queues.push(queue);
+        self.queues.push(QueueSeat { queue, bell: None });
+    }
+
+    /// Adds a queue with an interrupt that ends sleeps in `ring`.
+    pub(crate) fn add_interrupting(
+        &mut self,
+        queue: Box<dyn HardwareQueue>,
+        interrupt: Box<dyn Interrupt>,
+        ring: &Ring,
+    ) {
+        // Without a descriptor for it the core polls.
+        let alarm = Alarm::new(ring, interrupt.fd()).ok();
+        let bell = alarm.map(|alarm| Bell { interrupt, alarm, is_armed: false });
+        self.queues.push(QueueSeat { queue, bell });
     }
 
     /// Sets the time, and advances the controllers. `note` hears of what happened.
     pub(crate) fn poll(&mut self, now: Now, note: &mut dyn FnMut(Severity, &str, String)) -> bool {
         if now > self.time.now() {
             self.time.set(now);
+        }
+        for bell in self.queues.iter_mut().filter_map(|seat| seat.bell.as_mut()) {
+            // One that came after the sleep would count as work of the ring for ever.
+            bell.alarm.take();
         }
         let mut worked = false;
         for (controller, watch) in &mut self.controllers {
@@ -88,7 +125,39 @@ impl Devices {
 
     /// Whether something is in flight that comes back by polling alone: the core must not sleep.
     pub(crate) fn must_poll(&self) -> bool {
-        self.queues.iter().any(|queue| queue.is_busy())
+        self.queues.iter().any(|seat| seat.bell.is_none() && seat.queue.is_busy())
+    }
+
+    /// Whether anything is under way at a device.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queues.iter().any(|seat| seat.queue.is_busy())
+    }
+
+    /// Lets the queues interrupt on which something is under way. Returns whether the core may
+    /// sleep: nothing has come meanwhile. [`Devices::disarm`] follows in any case.
+    pub(crate) fn arm(&mut self) -> bool {
+        for seat in &mut self.queues {
+            let Some(bell) = &mut seat.bell else { continue };
+            if seat.queue.is_busy() {
+                bell.interrupt.arm();
+                bell.alarm.watch();
+                bell.is_armed = true;
+            }
+        }
+        // What ended before its interrupt was armed is not told.
+        let has_work = |seat: &QueueSeat| {
+            seat.bell.as_ref().is_some_and(|bell| bell.is_armed) && seat.queue.has_work()
+        };
+        !self.queues.iter().any(has_work)
+    }
+
+    /// Keeps the queues from interrupting while the core is awake.
+    pub(crate) fn disarm(&mut self) {
+        for bell in self.queues.iter_mut().filter_map(|seat| seat.bell.as_mut()) {
+            if std::mem::take(&mut bell.is_armed) {
+                bell.interrupt.disarm();
+            }
+        }
     }
 
     /// Ends the controllers, each in the time that it takes, once nobody uses their queues any
@@ -164,5 +233,9 @@ impl<D: Device> Controller for NvmeController<D> {
 impl<R: Registers> HardwareQueue for NvmeQueue<R> {
     fn is_busy(&self) -> bool {
         self.in_flight() > 0
+    }
+
+    fn has_work(&self) -> bool {
+        self.has_work()
     }
 }

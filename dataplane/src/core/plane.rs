@@ -197,6 +197,22 @@ impl Core {
         self.devices.must_poll()
     }
 
+    /// Whether something is under way at devices of our own.
+    pub(crate) fn awaits_device(&self) -> bool {
+        self.devices.is_busy()
+    }
+
+    /// Before a sleep: has the devices interrupt it. Whether the core may sleep now;
+    /// [`Core::disarm`] follows in any case.
+    pub(crate) fn arm(&mut self) -> bool {
+        self.devices.arm()
+    }
+
+    /// After a sleep: no interrupts while the core polls.
+    pub(crate) fn disarm(&mut self) {
+        self.devices.disarm();
+    }
+
     /// Whether the core may sleep until its deadline or something comes.
     pub(crate) fn is_quiet(&self) -> bool {
         self.paths.links.is_quiet()

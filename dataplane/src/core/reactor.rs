@@ -8,6 +8,9 @@ use std::time::Instant;
 /// Shortest and longest time without work before a core sleeps.
 const SPIN_MIN: Now = Now::from_micros(10);
 const SPIN_MAX: Now = Now::from_micros(200);
+/// Least time without work before a core sleeps that waits for a device of its own: to arm and to
+/// disarm an interrupt are system calls, and all but slow disks answer before.
+const SPIN_DEVICE: Now = Now::from_micros(500);
 /// A sleep shorter than this would better have been spun through.
 const SHORT_SLEEP: Now = Now::from_micros(100);
 /// Longest sleep: counters are published, and shards look after their timers.
@@ -52,7 +55,8 @@ pub(crate) fn run(core: &mut Core, ring: &Ring, clock: Clock, poll: bool) {
             continue;
         }
         let idle_for = now - *idle_since.get_or_insert(now);
-        if poll || idle_for < spin || core.must_poll() {
+        let spin_now = if core.awaits_device() { spin.max(SPIN_DEVICE) } else { spin };
+        if poll || idle_for < spin_now || core.must_poll() {
             std::hint::spin_loop();
             continue;
         }
@@ -74,11 +78,13 @@ fn sleep(core: &mut Core, ring: &Ring, clock: Clock, now: Now) -> Now {
     }
     core.rest();
     ring.announce_sleep();
-    if !core.is_quiet() {
+    if !core.is_quiet() || !core.arm() {
+        core.disarm();
         ring.stay_awake();
         return Now::ZERO;
     }
     ring.wait(Some(timeout));
+    core.disarm();
     let asleep = clock.now() - now;
     core.note_sleep(asleep);
     asleep

@@ -11,7 +11,7 @@ use crate::disk::{Completion, Disk, Info, Op, Tag};
 use crate::dma::Arena;
 use crate::hardware::CoreTime;
 use crate::pci::{ControllerKind, Machine, PciAddress};
-use crate::uring::Waker;
+use crate::uring::{Ring, Waker};
 use crate::vfio::{Options, Vfio, VfioDevice, Window};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -135,12 +135,7 @@ impl<'a> Opener<'a> {
 
     fn bring_up_nvme(&self, device: VfioDevice, honours_fua: bool) -> Result<Found, String> {
         // One for each core, and one to look at its disks from here.
-        let options = NvmeOptions {
-            queues: self.cores + 1,
-            honours_fua,
-            interrupts: false,
-            ..NvmeOptions::default()
-        };
+        let options = NvmeOptions { queues: self.cores + 1, honours_fua, ..NvmeOptions::default() };
         let clock = self.clock;
         let brought_up = single::bring_up(device, options, &|| clock.now());
         let mut controller = brought_up.map_err(|error| error.to_string())?;
@@ -277,18 +272,24 @@ fn too_few(address: PciAddress, cores: usize) -> String {
 
 impl Hardware {
     /// Puts it on the calling core.
-    pub(super) fn attach(self, devices: &mut Devices, waker: &Waker) -> Queues {
+    pub(super) fn attach(self, devices: &mut Devices, ring: &Ring) -> Queues {
         for controller in self.controllers {
             devices.add_controller(controller);
         }
         let (mut queues, mut ports) = (Vec::new(), Vec::new());
-        for (number, seat) in self.seats {
-            let queue = seat.attach(waker.clone(), devices.time());
-            devices.add_queue(Box::new(queue.clone()));
+        for (number, mut seat) in self.seats {
+            let interrupt = seat.take_interrupt();
+            let queue = seat.attach(ring.waker(), devices.time());
+            match interrupt {
+                Some(interrupt) => {
+                    devices.add_interrupting(Box::new(queue.clone()), Box::new(interrupt), ring);
+                }
+                None => devices.add_queue(Box::new(queue.clone())),
+            }
             queues.push((number, queue));
         }
         for (number, seat) in self.ports {
-            let port = seat.attach(waker.clone(), devices.time());
+            let port = seat.attach(ring.waker(), devices.time());
             devices.add_queue(Box::new(port.clone()));
             devices.add_controller(Box::new(SataDrive::new(port.clone())));
             ports.push((number, port));

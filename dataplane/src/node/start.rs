@@ -263,7 +263,7 @@ impl CoreThread {
         let clock = self.clock;
         let mut devices = Devices::default();
         devices.time().set(clock.now());
-        let queues = std::mem::take(&mut self.hardware).attach(&mut devices, &ring.waker());
+        let queues = std::mem::take(&mut self.hardware).attach(&mut devices, &ring);
         let mut around = Mounter {
             ring: &ring,
             pool: &pool,

@@ -9,6 +9,7 @@
 //! ring.counters() -> RingCounters                      system calls, operations
 //! ring.register_arena(&Arena)                          optional: pins the buffers
 //! Sockets::new(&Ring, SocketOptions) -> Sockets        implements net::Net
+//! Alarm::new(&Ring, event) -> Alarm                     a descriptor that ends a sleep
 //! KernelDisk::open(&Ring, path, &KernelOptions)        implements disk::Disk (disk::kernel)
 //! ```
 //!
@@ -21,12 +22,14 @@
 #![expect(unsafe_code)]
 // UNSAFETY: gives addresses to the kernel, for whose validity until completion it must vouch.
 
+mod alarm;
 mod files;
 pub mod passthrough;
 mod ring;
 mod sockets;
 mod waker;
 
+pub(crate) use alarm::Alarm;
 pub(crate) use files::{FileDone, FileModes, FileQueue};
 pub use ring::{OWNERS_MAX, Ring, RingCounters, RingError, RingOptions};
 pub use sockets::{CONNECTIONS_MAX, LISTENERS_MAX, SocketCounters, SocketOptions, Sockets};

@@ -108,6 +108,12 @@ impl<R: Registers> NvmeQueue<R> {
         self.with(|queue| queue.in_flight_total())
     }
 
+    /// Whether polling its disks would bring something now.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.with(|queue| queue.has_work())
+    }
+
     #[inline]
     fn with<T>(&self, act: impl FnOnce(&mut Queue<R>) -> T) -> T {
         act(self.0.queue.borrow_mut().as_mut().expect("there until the last handle goes"))

@@ -11,6 +11,10 @@ pub const QUEUE_ENTRIES_MAX: u16 = 1024;
 /// Most namespaces of a controller.
 pub const NAMESPACES_MAX: usize = 256;
 
+/// Models that do nothing about Force Unit Access. QEMU's (10.0) acknowledges such a write as any
+/// other, without a flush below.
+pub(super) const FUA_IGNORED_BY: [&str; 1] = ["QEMU NVMe Ctrl"];
+
 /// How to drive a controller, and what the operator knows better than it.
 #[derive(Debug, Clone, Copy)]
 pub struct NvmeOptions {
@@ -28,7 +32,8 @@ pub struct NvmeOptions {
     pub shadow_doorbells: bool,
     /// Use scatter gather lists where the controller has them.
     pub sgl: bool,
-    /// Whether Force Unit Access does what it says: `false` has writes flushed instead.
+    /// Whether Force Unit Access does what it says: `false` has writes flushed instead, as has a
+    /// model that is known for it.
     pub honours_fua: bool,
     /// Declares that the cache survives power cuts.
     pub cache_is_safe: bool,

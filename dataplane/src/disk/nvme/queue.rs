@@ -139,6 +139,14 @@ impl<R: Registers> Queue<R> {
         self.client(client).in_flight
     }
 
+    /// Whether a poll would do something now. What else happens wakes the core: by an interrupt of
+    /// the controller, or by the link.
+    pub(super) fn has_work(&self) -> bool {
+        self.link.word() != self.word
+            || (self.is_up && self.parts.ring.has_work())
+            || self.clients.iter().flatten().any(|client| !client.ready.is_empty())
+    }
+
     #[inline]
     pub(super) fn submit(&mut self, client: u16, tag: Tag, op: Op, stage: Stage) {
         let depth = self.depth();

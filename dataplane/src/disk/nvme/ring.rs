@@ -138,6 +138,12 @@ impl<R: Registers> Ring<R> {
         })
     }
 
+    /// Whether a completion waits, or a command of which the controller has not been told.
+    pub(super) fn has_work(&self) -> bool {
+        let word = self.completion.load64(usize::from(self.head.at) * COMPLETION_ENTRY + 8);
+        (word >> 48) & 1 == u64::from(self.phase) || self.tail.at != self.tail.told
+    }
+
     /// Dword 0 of the completion that [`Ring::next`] gave last.
     pub(super) fn result(&self) -> u32 {
         let last = if self.head.at == 0 { self.entries - 1 } else { self.head.at - 1 };

@@ -128,7 +128,7 @@ impl Model {
         let config = &self.config;
         let mut identity = IdentifyController::new_zeroed();
         pad(&mut identity.serial, &config.serial);
-        pad(&mut identity.model, "Basalt emulated NVMe");
+        pad(&mut identity.model, &config.model);
         pad(&mut identity.firmware, "1");
         identity.transfer_max = config.transfer_shift;
         identity.version.set(config.version);
@@ -188,6 +188,10 @@ impl Model {
         let mut queue = CompletionQueue::new(base, dword_10.entries_z() + 1);
         let offset = completion_doorbell(number, self.config.stride) as u64;
         queue.shadow = self.shadows.map(|(values, _)| values + offset);
+        queue.vector = dword_11.interrupts().then_some(dword_11.vector());
+        if queue.vector.is_some_and(|vector| usize::from(vector) >= self.config.vectors) {
+            return Err(Status::INVALID_FIELD.dnr());
+        }
         self.completion.insert(number, queue);
         Ok(0)
     }

@@ -7,18 +7,24 @@ pub struct NvmeConfig {
     pub name: String,
     /// SN.
     pub serial: String,
+    /// MN.
+    pub model: String,
     /// VS.
     pub version: u32,
     /// I/O queues that it has.
     pub queues: u16,
     /// Entries of a queue at most.
     pub queue_entries: u16,
+    /// Interrupt vectors that it has.
+    pub vectors: usize,
     /// CAP.DSTRD.
     pub stride: u8,
     /// MDTS; 0 for no limit.
     pub transfer_shift: u8,
     /// Whether completed writes wait for a flush.
     pub volatile_cache: bool,
+    /// Force Unit Access changes nothing.
+    pub ignores_fua: bool,
     /// AWUPF, 0-based.
     pub atomic_z: u16,
     /// Whether it offers doorbells in memory.
@@ -42,12 +48,15 @@ impl Default for NvmeConfig {
         Self {
             name: "0000:01:00.0".into(),
             serial: "EMULATED".into(),
+            model: "Basalt emulated NVMe".into(),
             version: 0x0001_0400,
             queues: 8,
             queue_entries: 1024,
+            vectors: 9,
             stride: 0,
             transfer_shift: 7,
             volatile_cache: true,
+            ignores_fua: false,
             atomic_z: 0,
             shadow_doorbells: false,
             sgl: false,

@@ -3,7 +3,9 @@
 use super::EmulatedNvme;
 use crate::dma::{ArenaMap, DeviceMemory, EmulatedBus};
 use crate::hardware::{Device, DeviceError, Interrupt, Presence, Registers, ResetError};
-use std::os::fd::BorrowedFd;
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// Bytes of registers.
 const SIZE: usize = 0x4000;
@@ -36,7 +38,7 @@ impl Drop for EmulatedDevice {
 
 impl Device for EmulatedDevice {
     type Registers = EmulatedRegisters;
-    type Interrupt = NoInterrupt;
+    type Interrupt = EmulatedInterrupt;
 
     fn name(&self) -> &str {
         &self.name
@@ -57,8 +59,15 @@ impl Device for EmulatedDevice {
         &self.arena
     }
 
-    fn interrupts(&mut self, _: usize) -> Result<Vec<NoInterrupt>, DeviceError> {
-        Ok(Vec::new())
+    fn interrupts(&mut self, count: usize) -> Result<Vec<EmulatedInterrupt>, DeviceError> {
+        let count = count.min(self.nvme.model().config.vectors);
+        let make = |vector| {
+            let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+            let nvme = self.nvme.clone();
+            event.map(|event| EmulatedInterrupt { nvme, vector, event: Arc::new(event) })
+        };
+        let made: Result<_, _> = (0..count as u16).map(make).collect();
+        made.map_err(|error| DeviceError::Interrupt { count, source: error.into() })
     }
 
     fn begin_reset(&mut self) {
@@ -115,19 +124,23 @@ impl Registers for EmulatedRegisters {
     }
 }
 
-/// There are none: whoever waits polls.
-pub enum NoInterrupt {}
+/// A vector of the emulated controller.
+pub struct EmulatedInterrupt {
+    nvme: EmulatedNvme,
+    vector: u16,
+    event: Arc<OwnedFd>,
+}
 
-impl Interrupt for NoInterrupt {
+impl Interrupt for EmulatedInterrupt {
     fn fd(&self) -> BorrowedFd<'_> {
-        match *self {}
+        self.event.as_fd()
     }
 
     fn arm(&mut self) {
-        match *self {}
+        self.nvme.model().armed.insert(self.vector, Arc::clone(&self.event));
     }
 
     fn disarm(&mut self) {
-        match *self {}
+        self.nvme.model().armed.remove(&self.vector);
     }
 }

@@ -105,7 +105,8 @@ impl Model {
             block.into_boxed_slice()
         });
         let blocks = blocks.collect();
-        let is_forced = IoDword12::from(command.dword(12)).force_unit_access();
+        let is_forced =
+            IoDword12::from(command.dword(12)).force_unit_access() && !self.config.ignores_fua;
         self.media(command.namespace_id.get()).write(lba, blocks, is_forced);
         Ok(())
     }

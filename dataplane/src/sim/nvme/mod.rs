@@ -17,7 +17,7 @@ mod model;
 mod queues;
 
 pub use config::{EmulatedNamespace, NvmeConfig};
-pub use device::{EmulatedDevice, EmulatedRegisters, NoInterrupt};
+pub use device::{EmulatedDevice, EmulatedInterrupt, EmulatedRegisters};
 pub use faults::{NvmeFault, NvmeFaults};
 
 use crate::dma::{Arena, EmulatedBus};
@@ -66,6 +66,12 @@ impl EmulatedNvme {
     /// Lets the controller work for a moment: some of what is due, in some order.
     pub fn step(&self, now: Duration) {
         self.model().step(now);
+    }
+
+    /// Interrupts raised so far.
+    #[must_use]
+    pub fn interrupts(&self) -> u64 {
+        self.model().interrupts
     }
 
     /// What goes wrong by itself from now on.

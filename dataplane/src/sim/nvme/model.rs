@@ -7,6 +7,8 @@ use super::queues::{CompletionQueue, SubmissionQueue, Work};
 use crate::dma::EmulatedBus;
 use crate::sim::Random;
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use storage_spec::fabrics::{
     COMMAND_SETS_NVM, Capabilities, Configuration, ControllerStatus, PROPERTY_CAP, PROPERTY_CC,
@@ -60,6 +62,9 @@ pub(super) struct Model {
     pub(super) completed: u64,
     pub(super) doorbells: u64,
     pub(super) enabled: u64,
+    /// Vectors that may interrupt now, and how they are told.
+    pub(super) armed: BTreeMap<u16, Arc<OwnedFd>>,
+    pub(super) interrupts: u64,
 }
 
 impl Model {
@@ -97,6 +102,8 @@ impl Model {
             completed: 0,
             doorbells: 0,
             enabled: 0,
+            armed: BTreeMap::new(),
+            interrupts: 0,
             config,
         }
     }
@@ -214,6 +221,7 @@ impl Model {
     pub(super) fn release(&mut self) {
         self.note_bus_faults();
         self.bus = None;
+        self.armed.clear();
         self.is_halted = self.is_enabled();
         self.works.clear();
     }

@@ -32,6 +32,8 @@ pub(super) struct CompletionQueue {
     tail: u16,
     phase: bool,
     pub(super) shadow: Option<u64>,
+    /// Its interrupt.
+    pub(super) vector: Option<u16>,
 }
 
 /// A command that has been fetched.
@@ -57,7 +59,7 @@ impl SubmissionQueue {
 
 impl CompletionQueue {
     pub(super) fn new(base: u64, entries: u16) -> Self {
-        Self { base, entries, head: 0, tail: 0, phase: true, shadow: None }
+        Self { base, entries, head: 0, tail: 0, phase: true, shadow: None, vector: None }
     }
 }
 
@@ -282,6 +284,10 @@ impl Model {
         self.is_fatal |= written.is_err();
         queue.tail = (queue.tail + 1) % queue.entries;
         queue.phase ^= queue.tail == 0;
+        if let Some(event) = queue.vector.and_then(|vector| self.armed.get(&vector)) {
+            self.interrupts += 1;
+            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+        }
     }
 
     fn execute(&mut self, work: &Work) -> (Status, u64) {

@@ -246,6 +246,28 @@ fn forced_writes_survive_lost_power() {
 }
 
 #[test]
+fn a_model_that_ignores_fua_is_known_and_flushed() {
+    let ignores_fua = true;
+    let run = |model: &str, honours_fua, seed| {
+        let config = NvmeConfig { model: model.into(), ignores_fua, ..NvmeConfig::default() };
+        let (arena, pool) = arena();
+        let options = NvmeOptions { honours_fua, ..NvmeOptions::default() };
+        let mut rig = Rig::new(config, options, &arena, seed);
+        let mut disk = rig.disk(0, 0);
+        let op = write_op(&pool, 0, 8192, 7, true);
+        assert_eq!(rig.execute(&mut disk, op).1, Ok(()));
+        rig.nvme.power_cycle();
+        (disk.info().fua, rig.nvme.block(1, 1)[0] == 7)
+    };
+    let lost = (0..20).filter(|&seed| run("Other", true, seed) == (true, false)).count();
+    assert!(lost > 0, "one that is not known loses what it said it kept");
+    for seed in 0..20 {
+        assert_eq!(run("QEMU NVMe Ctrl", true, seed), (false, true));
+        assert_eq!(run("Other", false, seed), (false, true));
+    }
+}
+
+#[test]
 fn a_reset_reaches_the_requests_of_every_core() {
     let (arena, pool) = arena();
     let options = NvmeOptions { queues: 3, ..NvmeOptions::default() };

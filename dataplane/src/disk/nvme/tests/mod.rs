@@ -4,6 +4,7 @@ mod bringup;
 mod conform;
 mod events;
 mod faults;
+mod interrupts;
 mod life;
 mod random;
 
