@@ -13,6 +13,10 @@ mod admit;
 mod attention;
 pub mod control;
 mod copies;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+#[cfg(any(test, fuzzing))]
+mod harness;
 mod limits;
 mod plan;
 mod sense;

@@ -1,135 +1,27 @@
-//! Commands from CDB to ending.
+//! Commands from CDB to ending, against bytes of the standards.
 
-use super::control::{Device, DeviceConfig, Effect, Nexus, Port, UnitConfig};
+mod blocks;
+mod oracle;
+mod reserve;
+mod shared;
+
+use super::control::supported::{self, COMMANDS};
+use super::harness::{Harness, bytes_of};
 use super::*;
-use core::convert::Infallible;
-use reservations::{Failure, Table};
-use target_io::testing::{Memory, PlainBuf};
-use target_io::{Buffer, ConnectionId, Surroundings, Ticket};
 
-pub(super) const CONNECTION: ConnectionId = ConnectionId(1);
-pub(super) const TAG: u16 = 3;
-pub(super) const UUID: [u8; 16] = [0xA1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
-
-/// A device with one unit, one nexus, and the volumes behind.
-pub(super) struct Bench {
-    pub(super) memory: Memory,
-    pub(super) device: Device,
-    pub(super) attentions: Attentions,
-    pub(super) table: Table,
+/// The sense data of a command that has failed: key, additional sense code and qualifier.
+fn sense<B: core::fmt::Debug>(ending: Ending<B>) -> (u8, u8, u8) {
+    assert_eq!(ending.status, Status::CheckCondition, "{ending:?}");
+    let bytes = ending.sense.expect("there is with CHECK CONDITION").to_bytes();
+    (bytes[2] & 0xF, bytes[12], bytes[13])
 }
 
-pub(super) fn unit_config(capacity: usize, block_shift: u8) -> UnitConfig {
-    UnitConfig {
-        volume: VolumeIndex(0),
-        uuid: UUID,
-        name: "v".into(),
-        capacity: capacity as u64,
-        block_shift,
-        read_only: false,
-    }
-}
-
-impl Bench {
-    pub(super) fn new(capacity: usize, block_shift: u8) -> Self {
-        let mut device = Device::new(DeviceConfig {
-            name: "iqn.2026-01.x:t".into(),
-            product: "Volume".into(),
-            revision: "1".into(),
-            ports: vec![Port { tag: 1, relative: 1 }],
-        });
-        assert!(device.add(Lun(0), unit_config(capacity, block_shift)));
-        let nexus = Nexus { initiator: "iqn.2026-01.x:i".into(), isid: [1; 6], tag: 1 };
-        device.attach(CONNECTION, nexus);
-        while device.take_effect().is_some() {}
-        let memory = Memory::new(&[capacity]);
-        Self { memory, device, attentions: Attentions::default(), table: Table::new() }
-    }
-
-    /// Does what the device wants done, and returns how its command ended.
-    pub(super) fn carry_effects(&mut self) -> Option<Ending<Infallible>> {
-        let mut ended = None;
-        while let Some(effect) = self.device.take_effect() {
-            match effect {
-                Effect::Attention(CONNECTION, lun, attention) => {
-                    self.attentions.post(lun, attention);
-                }
-                Effect::Attention(..) | Effect::Units(_) => {}
-                Effect::End(_, TAG, ending) => ended = Some(ending),
-                Effect::End(..) => panic!("another tag"),
-                Effect::Reserve { volume, who, order, token } => {
-                    let result = self.table.apply(&who, &order);
-                    if let Ok(outcome) = &result {
-                        let table = Arc::new(self.table.clone());
-                        self.device.set_reservations(volume, &table, &outcome.notices);
-                    }
-                    let result = result.map(|_| ()).map_err(Failure::Refused);
-                    self.device.reservation_result(token, result);
-                }
-            }
-        }
-        ended
-    }
-
-    pub(super) fn request(&mut self, cdb: &[u8], data: &[u8]) -> Ending<PlainBuf> {
-        self.request_to(Lun(0), cdb, data)
-    }
-
-    /// Runs a command to its end, with as many data as are given.
-    pub(super) fn request_to(&mut self, lun: Lun, cdb: &[u8], data: &[u8]) -> Ending<PlainBuf> {
-        let mut full = [0; 16];
-        full[..cdb.len()].copy_from_slice(cdb);
-        let units = self.device.units(CONNECTION);
-        let request = Request { cdb: &full, lun: Some(lun), data_out: data.len() as u32 };
-        match admit(request, &units, &mut self.attentions) {
-            Admitted::End(ending) => ending,
-            Admitted::Control(command, needs) => {
-                let data = &data[..needs.data_out as usize];
-                self.device.execute(CONNECTION, TAG, &command, data);
-                self.carry_effects().expect("commands end").widen()
-            }
-            Admitted::Task(mut task, needs) => {
-                let data = (needs.data_out > 0).then(|| land(&mut self.memory, needs, data));
-                let mut progress = task.start(Ticket(7), data, &mut self.memory);
-                loop {
-                    match progress {
-                        Progress::End(ending) => return ending,
-                        Progress::Starved => panic!("there are buffers"),
-                        Progress::Pending => {
-                            assert_eq!(self.memory.pending(), 1);
-                            let (ticket, result) = self.memory.execute(0);
-                            assert_eq!(ticket, Ticket(7));
-                            progress = task.complete(result, &mut self.memory);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Puts data-out where a task needs them, and fills the cells of whole pages.
-pub(super) fn land(memory: &mut Memory, needs: Needs, data: &[u8]) -> PlainBuf {
-    let data = &data[..needs.data_out as usize];
-    let head = needs.page_offset as usize;
-    let span = (head + data.len()).next_multiple_of(4096);
-    let mut buf = memory.alloc(span).expect("there are buffers");
-    buf.bytes_mut()[head..head + data.len()].copy_from_slice(data);
-    for page in 0..span / 4096 {
-        let crc = storage_spec::crc32c::checksum(&buf.bytes()[page * 4096..(page + 1) * 4096]);
-        buf.crcs_mut()[page] = crc;
-    }
-    buf
-}
-
-pub(super) fn bytes_of(ending: Ending<PlainBuf>) -> Vec<u8> {
-    assert_eq!((ending.status, ending.sense), (Status::Good, None));
-    match ending.data {
-        DataIn::None => Vec::new(),
-        DataIn::Bytes(bytes) => bytes,
-        DataIn::Buffer { buf, range } => buf.bytes()[range].to_vec(),
-    }
-}
+const ILLEGAL: u8 = 5;
+const OUT_OF_RANGE: (u8, u8, u8) = (ILLEGAL, 0x21, 0);
+const INVALID_CDB: (u8, u8, u8) = (ILLEGAL, 0x24, 0);
+const INVALID_LIST: (u8, u8, u8) = (ILLEGAL, 0x26, 0);
+const LIST_LENGTH: (u8, u8, u8) = (ILLEGAL, 0x1A, 0);
+const WRONG_DATA_LENGTH: (u8, u8, u8) = (ILLEGAL, 0x0E, 3);
 
 #[test]
 fn luns_on_the_wire() {
@@ -146,45 +38,67 @@ fn luns_on_the_wire() {
 }
 
 #[test]
-fn reads_and_writes_of_every_length() {
-    let mut bench = Bench::new(1 << 20, 9);
-    let data: Vec<u8> = (0..1024).map(|at| at as u8).collect();
-    let writes: [&[u8]; 4] = [
-        &[0x0A, 0, 0, 9, 2, 0],
-        &[0x2A, 0, 0, 0, 0, 9, 0, 0, 2, 0],
-        &[0xAA, 0, 0, 0, 0, 9, 0, 0, 0, 2, 0, 0],
-        &[0x8A, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 2, 0, 0],
-    ];
-    for write in writes {
-        bench.memory.volumes[0].fill(0xEE);
-        assert!(bytes_of(bench.request(write, &data)).is_empty());
-        let mut read = write.to_vec();
-        read[0] -= 2;
-        assert_eq!(bytes_of(bench.request(&read, &[])), data);
-        assert!(bench.memory.volumes[0][..9 * 512].iter().all(|&byte| byte == 0xEE));
-        assert_eq!(bench.memory.volumes[0][11 * 512], 0xEE);
+fn what_is_reported_as_supported_is_what_is_executed() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    for opcode in 0..=0xFF_u8 {
+        for service in 0..0x20_u8 {
+            let known = |command: &&supported::Command| {
+                command.usage[0] == opcode
+                    && command.service.is_none_or(|known| known == u16::from(service))
+            };
+            let has_services = COMMANDS.iter().any(|c| c.usage[0] == opcode && c.service.is_some());
+            let is_known = COMMANDS.iter().any(|command| known(&command));
+            if !has_services && service != 0 {
+                continue;
+            }
+            let mut cdb = [0; 16];
+            cdb[0] = opcode;
+            cdb[1] = if has_services { service } else { 0 };
+            let ending = harness.request(&cdb, &[0; 64]);
+            let code = ending.sense.map(|sense| sense.code.0);
+            let is_executed = match code {
+                Some(0x2000) => false,
+                Some(0x2400) if has_services => {
+                    let sense = ending.sense.expect("just seen");
+                    sense.specific != Sense::cdb_bit(1, 4).specific
+                }
+                _ => true,
+            };
+            assert_eq!(is_executed, is_known, "{opcode:02X}/{service:02X}: {code:04X?}");
+        }
     }
 }
 
 #[test]
-fn capacity_and_luns() {
-    let mut bench = Bench::new(1 << 20, 9);
-    let capacity = bytes_of(bench.request(&[0x25], &[]));
-    assert_eq!(capacity, [0, 0, 7, 0xFF, 0, 0, 2, 0]);
-    let cdb = [0x9E, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
-    let capacity = bytes_of(bench.request(&cdb, &[]));
-    assert_eq!(capacity[..16], [0, 0, 0, 0, 0, 0, 7, 0xFF, 0, 0, 2, 0, 0, 3, 0xC0, 0]);
-    let cdb = [0xA0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
-    assert_eq!(
-        bytes_of(bench.request(&cdb, &[])),
-        [0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-    );
-    bench.device.remove(Lun(0));
-    assert_eq!(bytes_of(bench.request(&cdb, &[])), [0; 8]);
-    let standard = bytes_of(bench.request(&[0x12, 0, 0, 0, 96, 0], &[]));
-    assert_eq!(standard[0], 0x3F);
-    let standard = bytes_of(bench.request_to(Lun(1), &[0x12, 0, 0, 0, 96, 0], &[]));
-    assert_eq!((standard[0], standard.len()), (0x7F, 96));
-    let sense = bench.request(&[0], &[]).sense.expect("there is no unit");
-    assert_eq!(sense.to_bytes()[12], 0x25);
+fn units_that_are_not_there() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    let inquiry = [0x12, 0, 0, 0, 96, 0];
+    assert_eq!(bytes_of(harness.run(0, Lun(1), &inquiry, &[]))[0], 0x7F);
+    harness.device.remove(Lun(0));
+    let standard = bytes_of(harness.request(&inquiry, &[]));
+    assert_eq!((standard[0], standard.len()), (0x3F, 96));
+    let luns = [0xA0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+    assert_eq!(bytes_of(harness.request(&luns, &[])), [0; 8]);
+    assert_eq!(sense(harness.request(&[0], &[])), (ILLEGAL, 0x25, 0));
+    let fixed = bytes_of(harness.request(&[3, 0, 0, 0, 252, 0], &[]));
+    assert_eq!((fixed.len(), fixed[2], fixed[12]), (18, ILLEGAL, 0x25));
+    let descriptor = bytes_of(harness.request(&[3, 1, 0, 0, 252, 0], &[]));
+    assert_eq!(descriptor, [0x72, ILLEGAL, 0x25, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn attentions_come_before_commands() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    assert!(harness.device.resize(Lun(0), 1 << 19));
+    harness.carry_effects();
+    bytes_of(harness.request(&[0x12, 0, 0, 0, 96, 0], &[]));
+    assert_eq!(sense(harness.request(&[0], &[])), (6, 0x2A, 9));
+    bytes_of(harness.request(&[0], &[]));
+    // The other nexus asks.
+    let told = bytes_of(harness.run(1, Lun(0), &[3, 0, 0, 0, 252, 0], &[]));
+    assert_eq!((told[2], told[12], told[13]), (6, 0x2A, 9));
+    bytes_of(harness.run(1, Lun(0), &[0], &[]));
+    harness.device.reset(Some(Lun(0)));
+    harness.carry_effects();
+    assert_eq!(sense(harness.request(&[0], &[])), (6, 0x29, 3));
 }
