@@ -59,9 +59,11 @@ impl Values {
                 page[2] = if modes.descriptor_sense { D_SENSE } else { 0 };
                 page[4] = if modes.write_protect { SWP } else { 0 };
                 if is_current {
-                    // GLTSD; commands are reordered without restriction; busy for no limit.
+                    // GLTSD; commands are reordered without restriction; TAS: who did not ask is
+                    // told of aborted commands; busy for no limit.
                     page[2] |= 0x02;
                     page[3] = 0x10;
+                    page[5] = 0x40;
                     page[8..10].copy_from_slice(&[0xFF, 0xFF]);
                 }
             }

@@ -102,7 +102,7 @@ fn modes_are_read_and_changed() {
     assert_eq!(all[12..14], [1, 10]);
     assert_eq!((all[24], all[44], all[56], all.len()), (8, 0x0A, 0x1C, 68));
     let control = bytes_of(harness.request(&[0x1A, 8, 0x0A, 0, 255, 0], &[]));
-    assert_eq!(control, [15, 0, 0x10, 0, 0xA, 10, 2, 0x10, 0, 0, 0, 0, 0xFF, 0xFF, 0, 0]);
+    assert_eq!(control, [15, 0, 0x10, 0, 0xA, 10, 2, 0x10, 0, 0x40, 0, 0, 0xFF, 0xFF, 0, 0]);
     let changeable = bytes_of(harness.request(&[0x1A, 8, 0x4A, 0, 255, 0], &[]));
     assert_eq!(changeable[4..], [0xA, 10, 4, 0, 8, 0, 0, 0, 0, 0, 0, 0]);
     let long = bytes_of(harness.request(&[0x5A, 0x10, 0x0A, 0, 0, 0, 0, 0, 255, 0], &[]));
