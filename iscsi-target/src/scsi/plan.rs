@@ -344,6 +344,13 @@ fn lba_status<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, Sense>
 /// a store that never writes in place could not promise it.
 fn sanitize<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, Sense> {
     let has_list = cdb[7..9] != [0; 2];
+    // What erases everything is not to be meant otherwise: reserved fields are looked at.
+    if cdb[1] & 0x40 != 0 {
+        return Err(Sense::cdb_bit(1, 6));
+    }
+    if let Some(at) = (2..7).find(|&at| cdb[at] != 0) {
+        return Err(Sense::cdb_byte(at as u16));
+    }
     match cdb[1] & 0x1F {
         SANITIZE_BLOCK_ERASE | SANITIZE_EXIT_FAILURE_MODE if has_list => Err(Sense::cdb_byte(7)),
         // None ever fails and stays so.

@@ -191,6 +191,11 @@ fn sanitize_erases_everything() {
     let mut harness = Harness::new(&[(1 << 20, 9)]);
     assert_eq!(sense(harness.request(&[0x48, 1, 0, 0, 0, 0, 0, 0, 8, 0], &[0; 8])), INVALID_CDB);
     assert_eq!(sense(harness.request(&[0x48, 2, 0, 0, 0, 0, 0, 0, 8, 0], &[0; 8])), INVALID_CDB);
+    for (at, byte) in [(1, 0x42), (2, 1), (6, 1)] {
+        let mut cdb = [0x48, 2, 0, 0, 0, 0, 0, 0, 0, 0];
+        cdb[at] = byte;
+        assert_eq!(sense(harness.request(&cdb, &[])), INVALID_CDB);
+    }
     bytes_of(harness.request(&[0x48, 2, 0, 0, 0, 0, 0, 0, 0, 0], &[]));
     assert!(harness.memory.volumes[0].iter().all(|&byte| byte == 0));
 }
