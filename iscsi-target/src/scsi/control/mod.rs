@@ -243,9 +243,6 @@ impl Device {
 impl Device {
     /// Executes a command. Its data-out, if it needs some, are `data`. It ends with
     /// [`Effect::End`], now or later, unless the connection is detached before.
-    ///
-    /// # Panics
-    /// If the connection is not attached.
     pub fn execute(
         &mut self,
         connection: ConnectionId,
@@ -253,6 +250,9 @@ impl Device {
         command: &ControlCommand,
         data: &[u8],
     ) {
+        if !self.nexuses.contains_key(&connection) {
+            return;
+        }
         let unit = command.lun.and_then(|lun| self.units.get(&lun));
         let descriptor_sense = unit.is_some_and(|unit| unit.modes.descriptor_sense);
         let pending = Pending { connection, tag: Some(tag), descriptor_sense };

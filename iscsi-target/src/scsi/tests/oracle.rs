@@ -228,7 +228,7 @@ proptest! {
         let mut harness = Harness::new(&[(CAPACITY, 9), (8 << 20, shift)]);
         let list = shared::copy_list((0, 9), (1, shift), (from, to, blocks));
         let blocks = if shift == 12 { usize::from(blocks) / 8 * 8 } else { blocks.into() };
-        prop_assume!(shift == 9 || list[16 + 64 + 11] % 8 == 0);
+        prop_assume!(shift == 9 || list[16 + 64 + 11].is_multiple_of(8));
         let mut cdb = [0; 16];
         (cdb[0], cdb[13]) = (0x83, list.len() as u8);
         bytes_of(harness.request(&cdb, &list));
