@@ -86,6 +86,11 @@ fn admit_order<B: Buffer>(request: Request<'_>, unit: &Unit, order: Order<B>) ->
         Order::End(_) => (Needs::default(), false),
     };
     let offered = request.data_out;
+    if is_exact && needs.data_out == 0 && offered > 0 && request.cdb[0] == Opcode::CompareAndWrite.0
+    {
+        // More blocks than the count of one byte can say, some initiators: the count is wrong.
+        return fail(Sense::cdb_byte(13));
+    }
     if offered < needs.data_out || (is_exact && offered != needs.data_out) {
         return fail(Sense::illegal(AdditionalSense::InvalidFieldInInformationUnit));
     }

@@ -274,12 +274,13 @@ fn compare_and_write<B: Buffer>(
         return Err(Sense::cdb_byte(BLOCKS_AT));
     }
     let range = bytes(Fields { blocks: blocks.into(), ..fields }, unit)?;
-    if range.len == 0 {
-        return Ok(Order::done());
-    }
     let len = range.len as u32;
     let needs = Needs { data_out: 2 * len, ..Needs::default() };
-    let job = Job::CompareAndWrite(CompareAndWrite::new(range.offset, len));
+    // Of no blocks: nothing to be done, but nothing may be sent either.
+    let job = match len {
+        0 => Job::Long(Long::new(LongKind::Verify, range.offset, 0)),
+        _ => Job::CompareAndWrite(CompareAndWrite::new(range.offset, len)),
+    };
     Ok(Order::Task { job, needs, is_exact: true })
 }
 

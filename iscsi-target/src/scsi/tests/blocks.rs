@@ -104,8 +104,12 @@ fn miscompares_tell_where() {
     bytes_of(harness.request(&cdb, &[&there[..512], &[7; 512]].concat()));
     assert_eq!(harness.memory.volumes[0][9 * 512..10 * 512], [7; 512]);
     assert_eq!(harness.memory.volumes[0][10 * 512..11 * 512], there[512..]);
-    cdb[13] = 2;
-    assert_eq!(sense(harness.request(&cdb, &[0; 2048])), INVALID_CDB);
+    for count in [0, 2] {
+        cdb[13] = count;
+        assert_eq!(sense(harness.request(&cdb, &[0; 2048])), INVALID_CDB);
+    }
+    cdb[13] = 0;
+    bytes_of(harness.request(&cdb, &[]));
     // VERIFY with data, and with one block for all.
     let there = harness.memory.volumes[0][9 * 512..11 * 512].to_vec();
     let verify = cdb_16(0x8F, 2, 9, 2);
