@@ -8,6 +8,7 @@ mod full;
 mod hostile;
 mod many;
 mod namespaces;
+mod reservations;
 
 use anyhow::Result;
 
@@ -76,6 +77,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_bed("fused", "fused Compare and Write", data::fused),
     on_bed("resize", "the host sees a grown volume by itself", namespaces::resize),
     on_bed("namespaces", "volumes come and go under I/O", namespaces::come_and_go),
+    on_bed("reservations", "every type, preemption, notices, kept over kills", reservations::nvme),
     on_bed("reset", "the host resets its controller under I/O", faults::reset),
     on_bed("kill", "the node is killed and restarted under I/O", faults::kill),
     on_bed("acknowledged", "what was acknowledged is there after a kill", faults::acknowledged),
