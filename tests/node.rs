@@ -531,7 +531,7 @@ fn serve(config: &str, scratch: &Scratch) -> (Node, [host::Queue; 2]) {
     let nqn = info["nqn"].as_str().expect("a name");
     let address = info["addresses"][0].as_str().expect("an address").parse().expect("one");
     node.run(&["host", "allow", "*"]);
-    let (admin, io) = host::connect(address, nqn);
+    let (admin, io) = host::connect(address, nqn, [7; 16]);
     (node, [admin, io])
 }
 

@@ -20,7 +20,7 @@ use nvmeof_target::io::{
     BlockRequest, BlockResult, Now, Surroundings, Ticket, TxSink, VolumeIndex,
 };
 use nvmeof_target::seam::{
-    Association, ConnectionId, Namespace, Namespaces, QueueParameters, Reply, Role,
+    Access, Association, ConnectionId, Namespace, Namespaces, QueueParameters, Reply, Role,
 };
 use std::cell::RefCell;
 use std::hint::black_box;
@@ -211,8 +211,13 @@ fn connection() -> Result<()> {
 }
 
 fn accepted() -> Reply {
-    let namespace =
-        Namespace { volume: VolumeIndex(0), capacity: 1 << 30, block_shift: 12, read_only: false };
+    let namespace = Namespace {
+        volume: VolumeIndex(0),
+        capacity: 1 << 30,
+        block_shift: 12,
+        read_only: false,
+        access: Access::ALL,
+    };
     let namespaces: Namespaces = [Some(namespace)].into_iter().collect();
     let queue = QueueParameters {
         association: Arc::new(Association::new(1, Now::ZERO)),

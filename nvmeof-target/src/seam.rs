@@ -8,6 +8,7 @@
 use crate::io::{Now, VolumeIndex};
 use crate::target::{NamespaceId, Nqn};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use reservations::{Order, Registrant};
 use std::sync::Arc;
 use storage_spec::nvme::status::Status;
 
@@ -25,13 +26,14 @@ pub const FABRICS_DATA_MAX: u32 = 8192;
 /// and a host may have as many under way as its queue has entries.
 pub const ADMIN_DATA_MAX: u32 = 8192;
 
+pub use reservations::Access;
 pub use target_io::ConnectionId;
 
 /// A command slot of one connection, valid until replied to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Slot(pub u16);
 
-/// A command for the target: Fabrics on any queue, anything on the admin queue.
+/// A command for the target: Fabrics and reservations on any queue, anything on the admin queue.
 #[derive(Debug)]
 pub struct Event {
     /// Where the reply goes.
@@ -175,6 +177,8 @@ pub struct Namespace {
     pub block_shift: u8,
     /// Write protected (feature 84h, or the volume is read only).
     pub read_only: bool,
+    /// What reservations leave to the host.
+    pub access: Access,
 }
 
 /// Namespaces that a controller's queues may address, by NSID: index 0 is NSID 1. A snapshot,
@@ -200,6 +204,19 @@ pub enum Action {
         namespace: NamespaceId,
         /// Whether it is to be protected.
         protect: bool,
+        /// Returned with the result.
+        token: u64,
+    },
+    /// Give this order to the volume's reservation table, keep the table over restarts if it says
+    /// so, and tell every target of what changed (`Target::set_reservations`); then say by
+    /// `Target::reservation_result` what came of it, with the same token.
+    Reserve {
+        /// The volume.
+        volume: VolumeIndex,
+        /// Whose order it is.
+        who: Registrant,
+        /// The order.
+        order: Order,
         /// Returned with the result.
         token: u64,
     },

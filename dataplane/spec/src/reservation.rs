@@ -54,3 +54,22 @@ pub struct RegistrantHead {
     pub id: [u8; 16],
 }
 const _: () = assert!(size_of::<RegistrantHead>() == 32);
+
+/// Start of the catalogue entry of a volume's reservations. The record follows, or, if it is too
+/// long for one entry, lies in entries of its own: of two sets of these one is in use, so that a
+/// record is replaced as a whole.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct KeptHead {
+    /// [`VERSION`].
+    pub version: U16,
+    /// Which set of entries is in use: 0 or 1.
+    pub set: u8,
+    /// Entries of that set; 0 if the record follows.
+    pub parts: u8,
+    /// Bytes of the record.
+    pub len: U32,
+    /// CRC32C of the record.
+    pub crc: U32,
+}
+const _: () = assert!(size_of::<KeptHead>() == 12);

@@ -36,6 +36,11 @@ pub(crate) enum Message {
     Abort { connection: ConnectionId, command_id: u16, token: u64 },
     /// To the control core: whether it was.
     Aborted { token: u64, aborted: bool },
+    /// Abort what the connection has asked of the volume and has not begun. Answered by `Drained`
+    /// when nothing of it is in flight.
+    Drain { connection: ConnectionId, volume: VolumeIndex, token: u64 },
+    /// To the control core: that is so.
+    Drained { token: u64 },
     /// Nothing, to be answered by `Shard`: shows that the receiver takes its turns.
     Ping { token: u64 },
     /// Management of a shard of the receiver. Answered by `Shard`.

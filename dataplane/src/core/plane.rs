@@ -400,6 +400,9 @@ impl Core {
                 let aborted = self.frontend.on_abort(connection, command_id);
                 self.tell_control(Message::Aborted { token, aborted }, now);
             }
+            Message::Drain { connection, volume, token } => {
+                self.frontend.on_drain(connection, volume, token);
+            }
             Message::Ping { token } => {
                 let reply = ShardReply::Changed(Ok(()));
                 self.tell_control(Message::Shard { token, reply }, now);
@@ -419,6 +422,7 @@ impl Core {
             | Message::Errors { .. }
             | Message::NamespacesSet
             | Message::Aborted { .. }
+            | Message::Drained { .. }
             | Message::Shard { .. }
             | Message::Quiet
             | Message::Settled { .. } => self.tell_control(message, now),

@@ -56,6 +56,8 @@ pub(crate) struct Frontend {
     /// than is needed by now.
     timers: Wheel<u32>,
     next_retry: Now,
+    /// Whose requests to which volume are to end, and the token of who waits for that.
+    drains: Vec<(ConnectionId, VolumeIndex, u64)>,
     heads: Reserve,
     gone: FrontendCounters,
     config: protocol::Config,
@@ -101,6 +103,7 @@ impl Frontend {
             stalled: Vec::new(),
             timers: Wheel::new(Now::ZERO, TIMERS_USUAL),
             next_retry: Now::ZERO,
+            drains: Vec::new(),
             heads: Reserve::default(),
             gone: FrontendCounters::default(),
             config,
@@ -194,6 +197,16 @@ impl Frontend {
         self.connection(index).protocol.abort(command_id)
     }
 
+    /// Aborts what a connection has asked of a volume and has not begun; says when nothing of it is
+    /// in flight.
+    pub(crate) fn on_drain(&mut self, id: ConnectionId, volume: VolumeIndex, token: u64) {
+        if let Some(&index) = self.by_id.get(&id) {
+            self.connection(index).protocol.preempt(volume);
+            self.mark_dirty(index);
+        }
+        self.drains.push((id, volume, token));
+    }
+
     /// Takes over a connection from the control core.
     pub(crate) fn adopt<O: Post>(&mut self, adopted: Adopted, s: &mut Surrounding<'_, O>) {
         let socket = s.net.adopt(adopted.socket);
@@ -224,6 +237,7 @@ impl Frontend {
         // What became dirty meanwhile waits for the next turn, in the same allocation.
         dirty.append(&mut self.dirty);
         self.dirty = dirty;
+        self.report_drains(s);
         moved
     }
 
@@ -463,6 +477,22 @@ impl Frontend {
             None => {}
         }
         entry.connection.timer = Some((wanted, self.timers.insert(wanted, index)));
+    }
+
+    /// Tells of the drains that are over. A connection that is gone, or has moved, has nothing in
+    /// flight.
+    fn report_drains<O: Post>(&mut self, s: &mut Surrounding<'_, O>) {
+        let (entries, by_id) = (&self.entries, &self.by_id);
+        let is_over = |&mut (id, volume, _): &mut (ConnectionId, VolumeIndex, u64)| {
+            let entry = by_id.get(&id).and_then(|&index| entries[index as usize].as_ref());
+            entry.is_none_or(|entry| entry.connection.protocol.is_idle_on(volume))
+        };
+        for (_, _, token) in self.drains.extract_if(.., is_over) {
+            match s.control.as_deref_mut() {
+                Some(control) => control.drained(token),
+                None => s.out.links().send(0, Message::Drained { token }),
+            }
+        }
     }
 
     fn insert(&mut self, connection: Connection, socket: SocketId, pool: &Pool) -> u32 {

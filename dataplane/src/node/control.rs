@@ -5,8 +5,10 @@
 //! goes on when shards and cores have answered.
 
 use super::commands::Call;
+use super::drains::Drains;
 use super::jobs::Jobs;
 use super::registry::Registry;
+use super::reservations::Asker;
 use super::space::SpaceWatch;
 use super::{ConnectionInfo, EventLog};
 use crate::core::{Message, ShardCommand, ShardReply};
@@ -14,7 +16,7 @@ use crate::net::ListenerId;
 use crate::volume::ShardAddress;
 use crossbeam_channel::Receiver;
 use hashbrown::HashMap;
-use nvmeof_target::io::Now;
+use nvmeof_target::io::{Now, VolumeIndex};
 use nvmeof_target::seam::{Action, CommandErrors, ConnectionId, Event, Reply, Role};
 use nvmeof_target::target::{ConnectionContext, Nqn, PortId, Target};
 use std::collections::VecDeque;
@@ -70,8 +72,17 @@ pub(crate) struct Control {
     next_health: Now,
     space: SpaceWatch,
     /// Actions that wait for them, in order.
-    held: VecDeque<Action>,
+    pub(super) held: VecDeque<Held>,
+    pub(super) drains: Drains,
     inbox: Receiver<Call>,
+}
+
+/// What waits until every core has taken over new namespaces.
+pub(super) enum Held {
+    /// An action of the target.
+    Target(Action),
+    /// A connection whose requests to a volume are to end.
+    Drain { connection: ConnectionId, volume: VolumeIndex, token: u64 },
 }
 
 /// Part of all connections that one address may have open without a Connect that succeeded: who
@@ -115,6 +126,7 @@ impl Control {
             next_health: Now::ZERO,
             space: SpaceWatch::default(),
             held: VecDeque::new(),
+            drains: Drains::default(),
             inbox: parts.inbox,
         }
     }
@@ -149,7 +161,7 @@ impl Control {
 
     /// When [`Control::poll`] has something to do by itself.
     pub(crate) fn deadline(&self) -> Option<Now> {
-        if !self.orders.is_empty() {
+        if !self.orders.is_empty() || (self.unsettled == 0 && !self.held.is_empty()) {
             return Some(Now::ZERO);
         }
         self.target.deadline().into_iter().chain([self.next_health]).min()
@@ -213,7 +225,7 @@ impl Control {
             return Some(reply);
         }
         // It may tell of namespaces that not every core has yet.
-        self.held.push_back(Action::Reply(id, slot, reply));
+        self.held.push_back(Held::Target(Action::Reply(id, slot, reply)));
         None
     }
 
@@ -248,6 +260,7 @@ impl Control {
             Message::Errors { connection, errors } => self.note_errors(connection, &errors),
             Message::NamespacesSet => self.unsettled -= 1,
             Message::Aborted { token, aborted } => self.target.abort_result(token, aborted),
+            Message::Drained { token } => self.drained(token),
             Message::Shard { token, reply } => self.job_step(token, reply),
             Message::Quiet => self.job_step(super::jobs::STOP_TOKEN, ShardReply::Changed(Ok(()))),
             Message::Settled { clean } => {
@@ -294,39 +307,53 @@ impl Control {
     /// has those, so that no host hears of a change before its I/O queues know it.
     fn take_actions(&mut self) {
         self.collect_actions();
-        while let Some(action) = self.held.pop_front() {
-            if self.unsettled > 0 && !matches!(action, Action::SetNamespaces(..)) {
-                self.held.push_front(action);
+        while let Some(held) = self.held.pop_front() {
+            if self.unsettled > 0 && !matches!(held, Held::Target(Action::SetNamespaces(..))) {
+                self.held.push_front(held);
                 break;
             }
-            let (id, message) = match action {
-                Action::ProtectNamespace { subsystem, namespace, protect, token } => {
-                    assert!(subsystem == self.subsystem, "the node has one subsystem");
-                    self.protect_volume(namespace.0, protect, token);
-                    continue;
+            match held {
+                Held::Target(action) => self.obey(action),
+                Held::Drain { connection, volume, token } => {
+                    self.send_drain(connection, volume, token);
                 }
-                Action::Reply(id, slot, reply) => {
-                    (id, Message::Reply { connection: id, slot, reply })
-                }
-                Action::Close(id) => (id, Message::Close(id)),
-                Action::SetNamespaces(id, namespaces) => {
-                    (id, Message::SetNamespaces(id, namespaces))
-                }
-                Action::Abort { connection, command_id, token } => {
-                    (connection, Message::Abort { connection, command_id, token })
-                }
-            };
-            let Some(place) = self.places.get(&id) else { continue };
-            if matches!(message, Message::SetNamespaces(..)) {
-                self.unsettled += 1;
             }
-            self.orders.push_back((place.core, message));
+            self.collect_actions();
         }
     }
 
-    fn collect_actions(&mut self) {
+    fn obey(&mut self, action: Action) {
+        let (id, message) = match action {
+            Action::ProtectNamespace { subsystem, namespace, protect, token } => {
+                assert!(subsystem == self.subsystem, "the node has one subsystem");
+                return self.protect_volume(namespace.0, protect, token);
+            }
+            Action::Reserve { volume, who, order, token } => {
+                return self.reserve(volume, Asker::Nvme(token), who, order);
+            }
+            Action::Reply(id, slot, reply) => (id, Message::Reply { connection: id, slot, reply }),
+            Action::Close(id) => (id, Message::Close(id)),
+            Action::SetNamespaces(id, namespaces) => (id, Message::SetNamespaces(id, namespaces)),
+            Action::Abort { connection, command_id, token } => {
+                (connection, Message::Abort { connection, command_id, token })
+            }
+        };
+        let Some(core) = self.core_of(id) else { return };
+        if matches!(message, Message::SetNamespaces(..)) {
+            self.unsettled += 1;
+        }
+        self.orders.push_back((core, message));
+    }
+
+    /// Where a connection is served, while it is open.
+    pub(super) fn core_of(&self, id: ConnectionId) -> Option<u16> {
+        self.places.get(&id).map(|place| place.core)
+    }
+
+    /// Puts what the target wants behind what waits.
+    pub(super) fn collect_actions(&mut self) {
         while let Some(action) = self.target.take_action() {
-            self.held.push_back(action);
+            self.held.push_back(Held::Target(action));
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::control::Control;
 use super::hosts::{HostChange, HostEntry};
 use super::record::VolumeRecord;
+use super::reservations::{Keeping, Reserved};
 use super::{Answer, CommandError, Severity, VolumeInfo};
 use crate::core::{Message, ShardCommand, ShardReply};
 use crate::store;
@@ -39,12 +40,13 @@ pub(super) struct Jobs {
 
 pub(super) struct Volume {
     pub(super) record: VolumeRecord,
-    index: VolumeIndex,
+    pub(super) index: VolumeIndex,
     pub(super) disk: usize,
+    pub(super) reservations: Reserved,
     /// A command that changes it is under way.
     pub(super) is_busy: bool,
     /// The target has its namespace.
-    is_shown: bool,
+    pub(super) is_shown: bool,
 }
 
 struct Job {
@@ -81,6 +83,8 @@ pub(super) enum Step {
     Renamed { name: String, to: String },
     /// Whether hosts may write to it is durable: tell the target, by its token.
     Protected { name: String, protect: bool, request: u64 },
+    /// Entries of the record of a reservation table are there, or it is gone.
+    ReservationsKept(Box<Keeping>),
     /// One catalogue entry of a host is there, or gone.
     HostChanged(HostChange),
     /// Usage of these volumes is being summed, one after another.
@@ -225,6 +229,7 @@ impl Control {
             Step::Protected { name, protect, request } => {
                 self.protected(&name, protect, request, failure)
             }
+            Step::ReservationsKept(keeping) => self.reservations_kept(keeping, failure, token),
             Step::HostChanged(change) => self.host_changed(change, failure, token),
             Step::Usage { names, done, single } => {
                 let used = std::mem::take(&mut job.usage);
@@ -308,7 +313,8 @@ impl Control {
         for &shard in shards.iter() {
             self.command(shard, token, ShardCommand::Drop(id));
         }
-        Progress::Next(Step::DeleteRecord { name }, shards.len() as u32)
+        let waiting = shards.len() as u32 + self.forget_reservations(&name, token);
+        Progress::Next(Step::DeleteRecord { name }, waiting)
     }
 
     fn delete_record(
@@ -457,7 +463,8 @@ impl Control {
         let index = VolumeIndex(self.jobs.next_volume);
         self.jobs.next_volume += 1;
         let name = record.name.clone();
-        let volume = Volume { record, index, disk, is_busy: false, is_shown: false };
+        let reservations = Reserved::default();
+        let volume = Volume { record, index, disk, reservations, is_busy: false, is_shown: false };
         let earlier = self.jobs.volumes.insert(name, volume);
         assert!(earlier.is_none(), "names are looked up before");
     }
@@ -500,6 +507,7 @@ impl Control {
         };
         self.target.add_namespace(&self.subsystem, namespace)?;
         volume.is_shown = true;
+        self.show_reservations(name);
         Ok(())
     }
 
@@ -512,6 +520,7 @@ impl Control {
             let text = format!("volume {name} has lost its namespace: {error}");
             self.events.note(Severity::Error, "volume.refused", text);
         }
+        self.give_up_orders(name);
     }
 
     /// Tells every core of a volume, or that it is gone; the number of answers to come.

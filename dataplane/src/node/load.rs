@@ -7,6 +7,7 @@ use super::control::Control;
 use super::hosts::{HOSTS_MAX, HostEntry};
 use super::jobs::{Step, Volume};
 use super::record::{NAME_MAX, Record, VolumeRecord};
+use super::reservations::AllFound;
 use std::collections::BTreeSet;
 
 /// What all catalogues together name: a substitute must be none of these.
@@ -22,11 +23,15 @@ impl Control {
         // deletion of one must not free what the other holds.
         entries.sort_by_key(|(disk, record)| (*disk, is_deleting(record)));
         let claimed = Claimed::by(&entries);
+        let mut found = take_reservations(&mut entries);
         let (mut hosts, mut volumes) = (0, 0);
         for (disk, record) in entries {
             match record {
                 Record::Host { number, nqn } => hosts += self.load_host(disk, number, nqn),
-                Record::Volume(record) => volumes += self.load_volume(disk, record, &claimed),
+                Record::Volume(record) => {
+                    volumes += self.load_volume(disk, record, &claimed, &mut found);
+                }
+                Record::Reservations { .. } => unreachable!("taken out before"),
             }
         }
         if hosts > 0 {
@@ -59,7 +64,13 @@ impl Control {
     }
 
     /// Returns how many volumes were left out for want of room.
-    fn load_volume(&mut self, disk: usize, mut record: VolumeRecord, claimed: &Claimed) -> u32 {
+    fn load_volume(
+        &mut self,
+        disk: usize,
+        mut record: VolumeRecord,
+        claimed: &Claimed,
+        found: &mut AllFound,
+    ) -> u32 {
         let volumes = || self.jobs.volumes.values();
         let same_place =
             |volume: &&Volume| volume.disk == disk && volume.record.id() == record.id();
@@ -83,7 +94,11 @@ impl Control {
         self.make_name_unique(disk, &mut record, claimed);
         let name = record.name.clone();
         let is_deleting = record.is_deleting;
+        let reservations = found.remove(&(disk, record.uuid));
         self.insert_volume(record, disk);
+        if let Some(reservations) = reservations {
+            self.load_reservations(&name, reservations);
+        }
         if is_deleting {
             self.busy(&name);
             self.spawn(None, Step::DeleteChunks { name }, |_, _| 0);
@@ -139,6 +154,17 @@ impl Control {
     }
 }
 
+/// Takes the reservations out of what was read.
+fn take_reservations(entries: &mut Vec<(usize, Record)>) -> AllFound {
+    let mut found = AllFound::new();
+    entries.retain_mut(|(disk, record)| {
+        let Record::Reservations { uuid, part, value } = record else { return true };
+        found.entry((*disk, *uuid)).or_default().add(*part, std::mem::take(value));
+        false
+    });
+    found
+}
+
 fn is_deleting(record: &Record) -> bool {
     matches!(record, Record::Volume(record) if record.is_deleting)
 }
@@ -147,7 +173,7 @@ impl Claimed {
     fn by(entries: &[(usize, Record)]) -> Self {
         let volumes = entries.iter().filter_map(|(_, record)| match record {
             Record::Volume(volume) => Some((volume.name.clone(), volume.nsid)),
-            Record::Host { .. } => None,
+            Record::Host { .. } | Record::Reservations { .. } => None,
         });
         let (names, nsids) = volumes.unzip();
         Self { names, nsids }

@@ -17,6 +17,7 @@ const HOST_NUMBER_END: u64 = 1 << 63;
 
 const VOLUME_KEY: &[u8] = b"volume/";
 const HOST_KEY: &[u8] = b"host/";
+const RESERVATIONS_KEY: &[u8] = b"reservations/";
 const VERSION: u16 = 1;
 
 /// A volume as it lies in the catalogue: 128 bytes.
@@ -119,6 +120,22 @@ impl VolumeRecord {
     }
 }
 
+/// Which part of a record of reservations that is too long for one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeptPart {
+    /// Of two sets of parts, 0 or 1.
+    pub(crate) set: u8,
+    /// Its place in the set.
+    pub(crate) number: u8,
+}
+
+/// The key of a volume's reservations, or of a part of them.
+pub(crate) fn reservation_keys(uuid: Uuid, part: Option<KeptPart>) -> Vec<u8> {
+    let mut key = [RESERVATIONS_KEY, uuid.as_bytes()].concat();
+    key.extend(part.into_iter().flat_map(|part| [part.set, part.number]));
+    key
+}
+
 /// Whether a volume may be called so.
 pub(crate) fn is_name(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -138,6 +155,8 @@ pub(crate) enum Record {
     Volume(VolumeRecord),
     /// A host that may connect, by the number in its key.
     Host { number: u64, nqn: String },
+    /// The reservations of a volume, or a part of them.
+    Reservations { uuid: Uuid, part: Option<KeptPart>, value: Vec<u8> },
 }
 
 impl Record {
@@ -145,6 +164,16 @@ impl Record {
     pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Self, BadRecord> {
         if let Some(uuid) = key.strip_prefix(VOLUME_KEY) {
             return VolumeRecord::decode(uuid, value).map(Self::Volume);
+        }
+        if let Some(key) = key.strip_prefix(RESERVATIONS_KEY) {
+            let (uuid, part) = key.split_first_chunk().ok_or(BadRecord("an unknown key"))?;
+            let part = match *part {
+                [] => None,
+                [set @ 0..=1, number] => Some(KeptPart { set, number }),
+                _ => return Err(BadRecord("an unknown key")),
+            };
+            let (uuid, value) = (Uuid::from_bytes(*uuid), value.to_vec());
+            return Ok(Self::Reservations { uuid, part, value });
         }
         let number = key.strip_prefix(HOST_KEY).and_then(|number| number.try_into().ok());
         let number = number.map(u64::from_be_bytes).filter(|number| *number < HOST_NUMBER_END);

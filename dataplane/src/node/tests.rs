@@ -1,6 +1,7 @@
 //! A whole node in this process: real threads, rings and sockets, disks in memory, and hosts of
 //! the tests' own.
 
+mod fence;
 mod full;
 mod host;
 mod slow;
@@ -60,7 +61,12 @@ impl Bench {
 
     /// A host with one I/O queue.
     fn host(&self) -> (Queue, Queue) {
-        host::connect(self.node.local_addresses()[0], NQN)
+        self.host_as([7; 16])
+    }
+
+    /// A host with this identity.
+    fn host_as(&self, id: [u8; 16]) -> (Queue, Queue) {
+        host::connect(self.node.local_addresses()[0], NQN, id)
     }
 
     fn has_event(&self, kind: &str) -> bool {

@@ -124,8 +124,8 @@ impl<B: Buffer> Connection<B> {
             self.respond(slot);
             return true;
         }
-        if !self.is_enabled() {
-            self.fail_copy(slot, Status::ABORTED_SQ_DELETION);
+        if let Err(status) = self.may_begin(slot) {
+            self.fail_copy(slot, status);
             return true;
         }
         let range = self.copy_range(slot, progress.range);
@@ -166,23 +166,22 @@ impl<B: Buffer> Connection<B> {
                 let kind = if writing { Kind::Write } else { Kind::Read };
                 self.fail_copy(slot, status_of(error, kind));
             }
-            BlockResult::Done(_) if entry.kind == Kind::Dataset => {
-                if self.is_enabled() {
-                    self.next_deallocation(slot, around);
-                } else {
-                    self.slots[slot].status = Status::ABORTED_SQ_DELETION;
+            BlockResult::Done(_) if entry.kind == Kind::Dataset => match self.may_begin(slot) {
+                Ok(()) => self.next_deallocation(slot, around),
+                Err(status) => {
+                    self.slots[slot].status = status;
                     self.respond(slot);
                 }
-            }
+            },
             BlockResult::Done(None) => {
                 assert!(writing, "a read returns its buffer");
                 self.piece_written(slot);
                 self.copy_piece(slot, around);
             }
-            BlockResult::Done(Some(_)) if !self.is_enabled() => {
-                self.fail_copy(slot, Status::ABORTED_SQ_DELETION);
-            }
-            BlockResult::Done(Some(buf)) => self.write_piece(slot, buf, around),
+            BlockResult::Done(Some(buf)) => match self.may_begin(slot) {
+                Ok(()) => self.write_piece(slot, buf, around),
+                Err(status) => self.fail_copy(slot, status),
+            },
         }
     }
 

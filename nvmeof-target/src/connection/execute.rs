@@ -1,6 +1,7 @@
 //! From a command's data being here to its response.
 
 use super::bulk::PIECE_MAX;
+use super::plan::{is_permitted, lookup};
 use super::slots::{Kind, NONE, State};
 use super::{Connection, Fused, Phase};
 use crate::io::{BlockError, BlockRequest, BlockResult, Buffer, Surroundings, Ticket};
@@ -101,13 +102,14 @@ impl<B: Buffer> Connection<B> {
         around: &mut S,
     ) -> bool {
         let got = match self.slots[slot].kind {
-            // The controller may have been disabled while it waited.
-            Kind::Read if !self.is_enabled() => {
-                self.slots[slot].status = Status::ABORTED_SQ_DELETION;
-                self.respond(slot);
-                true
-            }
-            Kind::Read => self.start_read(slot, around),
+            Kind::Read => match self.may_begin(slot) {
+                Ok(()) => self.start_read(slot, around),
+                Err(status) => {
+                    self.slots[slot].status = status;
+                    self.respond(slot);
+                    true
+                }
+            },
             Kind::Copy if self.slots[slot].progress.begun => self.copy_piece(slot, around),
             _ => self.fetch(slot, around),
         };
@@ -131,15 +133,32 @@ impl<B: Buffer> Connection<B> {
         }
     }
 
+    /// Whether a command may still be executed: since it was planned, the controller may have been
+    /// disabled, or its host been shut out by a reservation.
+    pub(super) fn may_begin(&self, slot: u16) -> Result<(), Status> {
+        if !self.is_enabled() {
+            return Err(Status::ABORTED_SQ_DELETION);
+        }
+        let entry = &self.slots[slot];
+        match lookup(&self.namespaces, entry.namespace_id) {
+            Ok(namespace) if !is_permitted(namespace.access, entry.kind) => {
+                Err(Status::RESERVATION_CONFLICT.dnr())
+            }
+            // Of one that is gone its requests tell.
+            _ => Ok(()),
+        }
+    }
+
     /// Executes a command that stands alone and has all it needs.
     pub(super) fn execute<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
-        let is_enabled = self.is_enabled();
-        let entry = &mut self.slots[slot];
-        if entry.kind != Kind::Event && !is_enabled {
-            entry.status = Status::ABORTED_SQ_DELETION;
+        if self.slots[slot].kind != Kind::Event
+            && let Err(status) = self.may_begin(slot)
+        {
+            self.slots[slot].status = status;
             self.respond(slot);
             return;
         }
+        let entry = &mut self.slots[slot];
         let (offset, len) = (entry.offset, entry.len);
         let request = match entry.kind {
             Kind::Event => {
@@ -203,8 +222,8 @@ impl<B: Buffer> Connection<B> {
         }
         let is_second = self.slots[slot].kind == Kind::FusedWrite;
         let (first, second) = if is_second { (partner, slot) } else { (slot, partner) };
-        if !self.is_enabled() {
-            self.slots[first].status = Status::ABORTED_SQ_DELETION;
+        if let Err(status) = self.may_begin(first).and_then(|()| self.may_begin(second)) {
+            self.slots[first].status = status;
             self.settle_failed_pair(first);
             return;
         }

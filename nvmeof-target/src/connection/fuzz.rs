@@ -2,7 +2,7 @@
 
 use crate::connection::{Config, Connection};
 use crate::io::{BlockError, Now, VolumeIndex};
-use crate::seam::{ConnectionId, Namespace};
+use crate::seam::{Access, ConnectionId, Namespace};
 use crate::testing::{HostConfig, Link, Memory, PlainBuf, Transfer, Wire, command, script};
 use std::sync::Arc;
 use storage_spec::nvme::command::{Command, Direction, FUSE_FIRST, FUSE_SECOND, NvmOpcode};
@@ -17,6 +17,7 @@ fn namespaces() -> [Namespace; 2] {
         capacity: SIZE as u64,
         block_shift,
         read_only: false,
+        access: Access::ALL,
     };
     [namespace(0, 9), namespace(1, 12)]
 }
@@ -110,6 +111,7 @@ pub fn connection(bytes: &[u8]) {
         data_alignment: flags >> 4,
         entries: 8,
         h2c_data_max: 1 << 20,
+        ..HostConfig::default()
     };
     let memory = Memory::new(&[SIZE, SIZE]);
     let queue_id = u16::from(flags & 0x10 == 0);

@@ -30,7 +30,7 @@
 //!
 //! What it does not do: several R2Ts at once for one command (one covers the whole transfer, whose
 //! buffer is there before it is asked for: more would save nothing), metadata and protection
-//! information, reservations, Copy formats 2h and 3h (between namespaces, in revision 1.1 of the
+//! information, Copy formats 2h and 3h (between namespaces, in revision 1.1 of the
 //! NVM command set; ours is 1.0).
 
 mod admit;
@@ -52,7 +52,7 @@ mod tests;
 
 pub use counters::Counters;
 
-use crate::io::{Buffer, Now, TRANSFER_MAX};
+use crate::io::{Buffer, Now, TRANSFER_MAX, VolumeIndex};
 use crate::seam::{ConnectionId, Event, Namespaces, QueueParameters, Reply, Role, Slot};
 use core::time::Duration;
 use errors::Errors;
@@ -358,18 +358,41 @@ impl<B: Buffer> Connection<B> {
             return self.receiver.abort_blocked(command_id);
         };
         let entry = &self.slots[slot];
-        let is_begun = match entry.state {
-            State::Receiving | State::R2tQueued | State::AwaitingData => false,
-            State::AwaitingBuffer => entry.progress.begun,
-            State::Ready => false,
-            _ => true,
-        };
-        if is_begun || !entry.status.is_success() {
+        if entry.is_begun() || !entry.status.is_success() {
             return false;
         }
         self.counters.aborted += 1;
         self.fail(slot, Status::ABORT_REQUESTED);
         true
+    }
+
+    /// Aborts every command to a volume whose execution has not begun: its host was preempted.
+    pub fn preempt(&mut self, volume: VolumeIndex) {
+        if !self.is_live() {
+            return;
+        }
+        for slot in 0..self.slots.len() as u16 {
+            let entry = &self.slots[slot];
+            let is_meant = entry.volume == volume && !entry.is_of_target();
+            if is_meant && !entry.is_begun() && entry.status.is_success() {
+                self.counters.aborted += 1;
+                self.fail(slot, Status::PREEMPTED);
+            }
+        }
+    }
+
+    /// Whether nothing is being executed for this connection on a volume.
+    #[must_use]
+    pub fn is_idle_on(&self, volume: VolumeIndex) -> bool {
+        (0..self.slots.len() as u16).all(|slot| {
+            let entry = &self.slots[slot];
+            let is_executing = match entry.state {
+                State::Submitted | State::Carried => true,
+                State::AwaitingBuffer => entry.is_begun(),
+                _ => false,
+            };
+            entry.volume != volume || !is_executing
+        })
     }
 
     /// Becomes the queue that Connect asked for.

@@ -4,7 +4,7 @@
 use super::slots::{Kind, NONE};
 use crate::io::{TRANSFER_MAX, VolumeIndex};
 use crate::limits::LONG_COMMAND_MAX;
-use crate::seam::{ADMIN_DATA_MAX, COPY_RANGES_MAX, FABRICS_DATA_MAX, Namespace};
+use crate::seam::{ADMIN_DATA_MAX, Access, COPY_RANGES_MAX, FABRICS_DATA_MAX, Namespace};
 use storage_spec::crc32c::BLOCK;
 use storage_spec::nvme::command::{
     COPY_RANGE_FORMAT_0, COPY_RANGE_FORMAT_1, Command, CopyDword12, DSM_RANGES_MAX, Direction,
@@ -106,6 +106,10 @@ pub(super) fn plan_nvm(
     capsule_len: u32,
 ) -> Result<Plan, Status> {
     let opcode = NvmOpcode(command.opcode);
+    if is_reservation(opcode) {
+        lookup(namespaces, command.namespace_id.get())?;
+        return plan_event(command, capsule_len);
+    }
     if opcode == NvmOpcode::Flush && command.namespace_id.get() == u32::MAX {
         return Ok(Plan::without_data(Kind::Flush));
     }
@@ -122,6 +126,9 @@ pub(super) fn plan_nvm(
         _ => return Err(Status::INVALID_OPCODE),
     };
     let namespace = lookup(namespaces, command.namespace_id.get())?;
+    if !is_permitted(namespace.access, kind) {
+        return Err(Status::RESERVATION_CONFLICT);
+    }
     if writes && namespace.read_only {
         return Err(Status::WRITE_PROTECTED);
     }
@@ -136,6 +143,32 @@ pub(super) fn plan_nvm(
         _ => plan_range(&mut plan, command, &namespace, capsule_len)?,
     }
     Ok(plan)
+}
+
+/// Whether reservations let a command of this kind be executed (NVM section 3.2).
+pub(super) fn is_permitted(access: Access, kind: Kind) -> bool {
+    match kind {
+        Kind::Refused | Kind::Event => true,
+        Kind::Read | Kind::Compare | Kind::FusedCompare | Kind::Verify => access.read,
+        Kind::Flush
+        | Kind::Write
+        | Kind::FusedWrite
+        | Kind::Zero
+        | Kind::Poison
+        | Kind::Dataset => access.write,
+        Kind::Copy => access.read && access.write,
+    }
+}
+
+/// Whether the target answers it, though it comes by an I/O queue.
+fn is_reservation(opcode: NvmOpcode) -> bool {
+    matches!(
+        opcode,
+        NvmOpcode::ReservationRegister
+            | NvmOpcode::ReservationReport
+            | NvmOpcode::ReservationAcquire
+            | NvmOpcode::ReservationRelease
+    )
 }
 
 /// The namespace with this identifier, if the queue may address it.

@@ -169,6 +169,20 @@ impl<B> Entry<B> {
             owed: 0,
         }
     }
+
+    /// Whether it is executing or has been: too late to abort.
+    pub(super) fn is_begun(&self) -> bool {
+        match self.state {
+            State::Receiving | State::R2tQueued | State::AwaitingData | State::Ready => false,
+            State::AwaitingBuffer => self.progress.begun,
+            _ => true,
+        }
+    }
+
+    /// Whether it is the target's, not a volume's.
+    pub(super) fn is_of_target(&self) -> bool {
+        matches!(self.kind, Kind::Event | Kind::Refused)
+    }
 }
 
 /// The table. Grows once, when Connect says how many entries the queue has.

@@ -227,8 +227,8 @@ impl Target {
             return Err(Refusal(Status::CONNECT_CONTROLLER_BUSY, 0));
         }
         controller.add_io_queue(queue_id, connection);
+        let namespaces = self.subsystems[&request.subsystem].snapshot(&controller.registrant());
         self.queues.insert(connection, QueueRef { controller: key, queue_id });
-        let namespaces = self.subsystems[&request.subsystem].snapshot.clone();
         let role = Role::Io(parameters(&controller.association, request), namespaces);
         Ok(Reply { role: Some(role), ..Reply::value(id.into()) })
     }

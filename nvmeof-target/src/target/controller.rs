@@ -15,6 +15,7 @@ use super::config::Nqn;
 use super::errors::ErrorLog;
 use super::events::Events;
 use super::feature::Features;
+use super::reservation::Notifications;
 use super::{ConnectionContext, TargetConfig};
 use crate::io::Now;
 use crate::seam::{Association, ConnectionId};
@@ -70,6 +71,7 @@ pub(super) struct Controller {
     pub(super) features: Features,
     pub(super) events: Events,
     pub(super) errors: ErrorLog,
+    pub(super) notifications: Notifications,
     configuration: Configuration,
     state: State,
     admin: Option<ConnectionId>,
@@ -108,6 +110,7 @@ impl Controller {
             features: Features::new(identity.keep_alive_ms),
             events: Events::default(),
             errors: ErrorLog::default(),
+            notifications: Notifications::default(),
             configuration: Configuration::new(),
             state: State::Disabled,
             admin: Some(admin),
@@ -258,6 +261,7 @@ impl Controller {
         }
         self.features.reset();
         self.events.reset();
+        self.notifications = Notifications::default();
         self.state = State::Ready;
         self.association.touch(now);
     }

@@ -7,9 +7,9 @@ use crate::seam::{Action, Reply, Slot};
 use std::collections::{BTreeSet, VecDeque};
 use storage_spec::nvme::identify::{AsyncEvents, NSID_ALL};
 use storage_spec::nvme::log::{
-    AsyncEvent, CHANGED_NAMESPACES_MAX, CriticalWarning, EVENT_HEALTH, EVENT_NOTICE,
-    HEALTH_RELIABILITY, HEALTH_SPARE, HEALTH_TEMPERATURE, LogPage, NOTICE_ANA, NOTICE_DISCOVERY,
-    NOTICE_NAMESPACE_ATTRIBUTE,
+    AsyncEvent, CHANGED_NAMESPACES_MAX, CriticalWarning, EVENT_HEALTH, EVENT_IO, EVENT_NOTICE,
+    HEALTH_RELIABILITY, HEALTH_SPARE, HEALTH_TEMPERATURE, IO_RESERVATION, LogPage, NOTICE_ANA,
+    NOTICE_DISCOVERY, NOTICE_NAMESPACE_ATTRIBUTE,
 };
 use storage_spec::nvme::status::Status;
 use zerocopy::IntoBytes;
@@ -24,6 +24,8 @@ pub(super) enum Notice {
     Ana,
     /// The discovery log changed.
     Discovery,
+    /// A reservation notification came.
+    Reservation,
     /// Critical warning: reliability is degraded, or nothing can be written.
     Reliability,
     /// Critical warning: a temperature threshold was crossed.
@@ -32,10 +34,11 @@ pub(super) enum Notice {
     Spare,
 }
 
-const NOTICES: [Notice; 6] = [
+const NOTICES: [Notice; 7] = [
     Notice::NamespaceAttribute,
     Notice::Ana,
     Notice::Discovery,
+    Notice::Reservation,
     Notice::Reliability,
     Notice::Temperature,
     Notice::Spare,
@@ -162,6 +165,7 @@ impl Notice {
             }
             Self::Ana => (EVENT_NOTICE, NOTICE_ANA, LogPage::Ana),
             Self::Discovery => (EVENT_NOTICE, NOTICE_DISCOVERY, LogPage::Discovery),
+            Self::Reservation => (EVENT_IO, IO_RESERVATION, LogPage::ReservationNotification),
             Self::Reliability => (EVENT_HEALTH, HEALTH_RELIABILITY, LogPage::Health),
             Self::Temperature => (EVENT_HEALTH, HEALTH_TEMPERATURE, LogPage::Health),
             Self::Spare => (EVENT_HEALTH, HEALTH_SPARE, LogPage::Health),
@@ -174,6 +178,8 @@ impl Notice {
             Self::NamespaceAttribute => wanted.namespace_attribute(),
             Self::Ana => wanted.ana(),
             Self::Discovery => wanted.discovery(),
+            // Looked at by its mask when it comes.
+            Self::Reservation => true,
             // Looked at bit by bit when the warning comes.
             Self::Reliability | Self::Temperature | Self::Spare => wanted.health() != 0,
         }

@@ -103,6 +103,20 @@ impl Target {
                 self.protection(key, command)?;
                 Ok(Reply::value(WRITE_PROTECTION_OFF.into()))
             }
+            SELECT_CURRENT | SELECT_SAVED if feature == Feature::ReservationPersistence => {
+                self.reservation_persistence(key, command)
+            }
+            SELECT_CURRENT if feature == Feature::ReservationMask => {
+                self.reservation_mask(key, command)
+            }
+            SELECT_DEFAULT | SELECT_SAVED
+                if matches!(
+                    feature,
+                    Feature::ReservationMask | Feature::ReservationPersistence
+                ) =>
+            {
+                Ok(Reply::value(0))
+            }
             SELECT_CURRENT if feature == Feature::AsyncEventConfiguration => {
                 Ok(Reply::value(u32::from(controller.events.wanted).into()))
             }
@@ -151,6 +165,10 @@ impl Target {
                 return controller.grant_queues(NumberOfQueues::from(value), limit).map(Some);
             }
             Feature::WriteProtection => return self.set_protection(key, slot, command),
+            Feature::ReservationMask => return self.set_reservation_mask(key, command).map(Some),
+            Feature::ReservationPersistence => {
+                return self.set_reservation_persistence(key, slot, command);
+            }
             Feature::AsyncEventConfiguration => {
                 controller.choose_events(AsyncEvents::from(value))?;
                 self.warn(key);
@@ -288,7 +306,7 @@ pub(super) fn offered_events(kind: Kind) -> AsyncEvents {
 
 /// Features of a controller with namespaces. Not the volatile write cache: without one, the
 /// specification has the feature refused.
-pub(super) const FEATURES: [Feature; 14] = [
+pub(super) const FEATURES: [Feature; 16] = [
     Feature::Arbitration,
     Feature::PowerManagement,
     Feature::TemperatureThreshold,
@@ -302,6 +320,8 @@ pub(super) const FEATURES: [Feature; 14] = [
     Feature::HostBehavior,
     Feature::CommandSetProfile,
     Feature::HostIdentifier,
+    Feature::ReservationMask,
+    Feature::ReservationPersistence,
     Feature::WriteProtection,
 ];
 
@@ -310,7 +330,13 @@ pub(super) const DISCOVERY_FEATURES: [Feature; 2] =
     [Feature::AsyncEventConfiguration, Feature::KeepAliveTimer];
 
 pub(super) fn is_namespace_specific(feature: Feature) -> bool {
-    matches!(feature, Feature::ErrorRecovery | Feature::WriteProtection)
+    matches!(
+        feature,
+        Feature::ErrorRecovery
+            | Feature::WriteProtection
+            | Feature::ReservationMask
+            | Feature::ReservationPersistence
+    )
 }
 
 fn check_supported(feature: Feature, kind: Kind) -> Result<(), Status> {

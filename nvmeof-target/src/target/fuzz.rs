@@ -4,9 +4,11 @@ use super::*;
 use crate::io::{TRANSFER_MAX, VolumeIndex};
 use crate::seam::Role;
 use core::time::Duration;
+use reservations::{Order, Registrant, Table};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use storage_spec::fabrics::{ConnectCommand, ConnectData, PROPERTY_CC, PropertyCommand};
-use storage_spec::nvme::command::AdminOpcode;
+use storage_spec::nvme::command::{AdminOpcode, NvmOpcode};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -103,6 +105,9 @@ struct World {
     waiting: BTreeSet<(ConnectionId, u16)>,
     aborts: BTreeSet<u64>,
     protections: BTreeSet<u64>,
+    /// Orders for reservation tables.
+    reserves: VecDeque<(VolumeIndex, Registrant, Order, u64)>,
+    tables: BTreeMap<VolumeIndex, Table>,
 }
 
 impl World {
@@ -130,6 +135,8 @@ impl World {
             waiting: BTreeSet::new(),
             aborts: BTreeSet::new(),
             protections: BTreeSet::new(),
+            reserves: VecDeque::new(),
+            tables: BTreeMap::new(),
         }
     }
 
@@ -179,7 +186,7 @@ impl World {
     fn step(&mut self, input: &mut Input<'_>) {
         let kind = input.byte();
         let connection = self.pick(input.byte());
-        match kind % 10 {
+        match kind % 12 {
             0..=2 => {
                 let mut sqe = input.array();
                 let opcodes = admin::ADMIN_OPCODES;
@@ -219,8 +226,52 @@ impl World {
                 }
             }
             8 => self.change_namespace(input),
+            10 => self.reserve(connection, input),
+            11 => self.carry_out(input),
             _ => self.change_hosts(input),
         }
+    }
+
+    /// A reservation command, on whichever queue; most are well-formed.
+    fn reserve(&mut self, connection: ConnectionId, input: &mut Input<'_>) {
+        const OPCODES: [NvmOpcode; 4] = [
+            NvmOpcode::ReservationRegister,
+            NvmOpcode::ReservationReport,
+            NvmOpcode::ReservationAcquire,
+            NvmOpcode::ReservationRelease,
+        ];
+        let mut sqe = [0; 64];
+        sqe[0] = OPCODES[usize::from(input.byte() % 4)].0;
+        sqe[4] = input.byte() % 8;
+        sqe[32..36].copy_from_slice(&4096_u32.to_le_bytes());
+        sqe[40..44].copy_from_slice(&input.array::<4>());
+        sqe[44] = 1;
+        let mut data = vec![0; usize::from(input.byte() % 24)];
+        for key in [0, 8] {
+            let byte = input.byte() % 4;
+            if let Some(low) = data.get_mut(key) {
+                *low = byte;
+            }
+        }
+        self.send(connection, sqe, data);
+    }
+
+    /// Carries out the oldest order, or says that it was not kept.
+    fn carry_out(&mut self, input: &mut Input<'_>) {
+        let Some((volume, who, order, token)) = self.reserves.pop_front() else { return };
+        if input.byte().is_multiple_of(8) {
+            return self.target.reservation_result(token, Err(reservations::Failure::NotKept));
+        }
+        let table = self.tables.entry(volume).or_default();
+        let result = table.apply(&who, &order).map(|outcome| {
+            let table = Arc::new(table.clone());
+            self.target.set_reservations(volume, &table, &outcome.notices);
+            for who in &outcome.aborts {
+                let queues = self.target.io_queues_of(who);
+                assert!(queues.len() <= self.open.len() + self.closing.len());
+            }
+        });
+        self.target.reservation_result(token, result.map_err(Into::into));
     }
 
     fn change_namespace(&mut self, input: &mut Input<'_>) {
@@ -296,6 +347,9 @@ impl World {
                 }
                 Action::ProtectNamespace { token, .. } => {
                     assert!(self.protections.insert(token), "tokens are unique");
+                }
+                Action::Reserve { volume, who, order, token } => {
+                    self.reserves.push_back((volume, who, order, token));
                 }
                 Action::Abort { connection, token, .. } => {
                     assert!(self.target.queue(connection).is_some());

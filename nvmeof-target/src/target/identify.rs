@@ -109,6 +109,7 @@ impl Target {
             .with_dataset_management(true)
             .with_write_zeroes(true)
             .with_save_select(true)
+            .with_reservations(true)
             .with_verify(true)
             .with_copy(true);
         data.nvm_commands = U16::new(commands.into());
@@ -220,6 +221,9 @@ fn if_active(
     Ok(subsystem.namespaces.get(&id).map_or_else(|| vec![0; IDENTIFY_SIZE], render))
 }
 
+/// RESCAP: all types, persistence, and Ignore Existing Key as of revision 1.3.
+const RESERVATIONS: u8 = 0xFF;
+
 fn namespace(entry: &NamespaceEntry) -> IdentifyNamespace {
     let config = &entry.config;
     let shift = config.block_shift;
@@ -233,6 +237,7 @@ fn namespace(entry: &NamespaceEntry) -> IdentifyNamespace {
     let features = NamespaceFeatures::new().with_thin(true).with_atomic(true);
     data.features = features.with_ids_unique(true).with_performance(true).into();
     data.sharing = 1;
+    data.reservations = RESERVATIONS;
     data.deallocate = DeallocateFeatures::new().with_reads(1).with_write_zeroes(true).into();
     data.atomic_write_z = grain_z;
     data.atomic_write_power_fail_z = grain_z;
@@ -262,6 +267,7 @@ fn independent(entry: &NamespaceEntry) -> IndependentNamespace {
     let mut data = IndependentNamespace::new_zeroed();
     data.features = NamespaceFeatures::new().with_ids_unique(true).into();
     data.sharing = 1;
+    data.reservations = RESERVATIONS;
     data.ana_group = U32::new(ANA_GROUP);
     data.attributes = entry.config.read_only.into();
     data.status = 1;

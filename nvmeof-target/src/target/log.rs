@@ -4,6 +4,7 @@ use super::Target;
 use super::admin::{ADMIN_OPCODES, check_room};
 use super::controller::{Controller, ControllerKey, Kind};
 use super::discovery::padded;
+use super::events::Notice;
 use super::feature::{DISCOVERY_FEATURES, FEATURES, Features, is_namespace_specific};
 use super::subsystem::Subsystem;
 use crate::io::TRANSFER_MAX;
@@ -123,6 +124,12 @@ impl Target {
         if !request.retain_event {
             let controller = self.controllers.get_mut(&key).expect("seen above");
             controller.events.acknowledge(request.page);
+            if request.page == LogPage::ReservationNotification
+                && controller.notifications.acknowledge()
+            {
+                controller.events.raise(Notice::Reservation);
+                self.tell(key);
+            }
         }
         Ok(window.finish())
     }
@@ -144,6 +151,7 @@ impl Target {
                 log.as_bytes().to_vec()
             }
             LogPage::ChangedNamespaces => controller.events.changed_list(),
+            LogPage::ReservationNotification => controller.notifications.page(),
             LogPage::Effects => command_effects(request.command_set),
             LogPage::FeatureEffects => feature_effects(controller.kind),
             LogPage::ManagementEffects => vec![0; 4096],
@@ -244,6 +252,7 @@ fn pages(kind: Kind) -> &'static [LogPage] {
             LogPage::Ana,
             LogPage::FeatureEffects,
             LogPage::ManagementEffects,
+            LogPage::ReservationNotification,
         ],
         Kind::Discovery => {
             &[LogPage::Supported, LogPage::Error, LogPage::FeatureEffects, LogPage::Discovery]
@@ -268,7 +277,7 @@ fn supported_pages(kind: Kind) -> Vec<u8> {
 }
 
 /// NVM commands that I/O queues serve, and whether they change blocks.
-const NVM_COMMANDS: [(NvmOpcode, bool); 9] = [
+const NVM_COMMANDS: [(NvmOpcode, bool); 13] = [
     (NvmOpcode::Flush, false),
     (NvmOpcode::Write, true),
     (NvmOpcode::Read, false),
@@ -278,6 +287,10 @@ const NVM_COMMANDS: [(NvmOpcode, bool); 9] = [
     (NvmOpcode::DatasetManagement, true),
     (NvmOpcode::Verify, false),
     (NvmOpcode::Copy, true),
+    (NvmOpcode::ReservationRegister, false),
+    (NvmOpcode::ReservationReport, false),
+    (NvmOpcode::ReservationAcquire, false),
+    (NvmOpcode::ReservationRelease, false),
 ];
 
 /// Effects of the admin commands, and of the I/O commands of one command set.

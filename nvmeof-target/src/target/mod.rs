@@ -12,7 +12,7 @@
 //! - CSTS tells of a reset or shutdown as done only when every I/O queue has been drained.
 //! - New namespaces are handed to the I/O queues before the event that tells the host.
 //!
-//! Not done here: authentication, reservations, namespace management by hosts, NVM subsystem reset
+//! Not done here: authentication, namespace management by hosts, NVM subsystem reset
 //! (one host would reset every other's controllers), saved features.
 
 mod admin;
@@ -30,6 +30,7 @@ mod log;
 mod property;
 mod protection;
 mod reconfigure;
+mod reservation;
 mod subsystem;
 #[cfg(test)]
 mod tests;
@@ -91,6 +92,8 @@ pub struct Target {
     next_abort: u64,
     protections: BTreeMap<u64, protection::PendingProtection>,
     next_protection: u64,
+    reserves: BTreeMap<u64, reservation::PendingReserve>,
+    next_reserve: u64,
     health: Health,
     actions: VecDeque<Action>,
     /// Nothing ends by time before this, or at all if `None`.
@@ -140,6 +143,8 @@ impl Target {
             next_abort: 0,
             protections: BTreeMap::new(),
             next_protection: 0,
+            reserves: BTreeMap::new(),
+            next_reserve: 0,
             health: Health::default(),
             actions: VecDeque::new(),
             deadline: None,
@@ -154,10 +159,10 @@ impl Target {
         self.ready = true;
     }
 
-    /// Takes a command: any Fabrics command, and any command of an admin queue. Returns its reply,
-    /// or `None` if that comes later as an [`Action::Reply`], which may have a role, too. Actions
-    /// that follow from the command are to be taken after its reply has been given to the
-    /// connection.
+    /// Takes a command: any Fabrics command, any command of an admin queue, and reservation
+    /// commands. Returns its reply, or `None` if that comes later as an [`Action::Reply`], which
+    /// may have a role, too. Actions that follow from the command are to be taken after its reply
+    /// has been given to the connection.
     pub fn event(
         &mut self,
         now: Now,
@@ -178,7 +183,8 @@ impl Target {
             return Some(self.fabrics(now, connection, queue, &command));
         }
         if queue.queue_id != 0 {
-            return Some(Reply::failed(Status::INVALID_OPCODE.dnr()));
+            let (key, slot) = (queue.controller, event.slot);
+            return self.io_command(key, connection, slot, &command, &event.data);
         }
         self.admin(now, queue.controller, event.slot, &command, &event.data)
     }

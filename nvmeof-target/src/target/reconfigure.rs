@@ -203,17 +203,26 @@ impl Target {
 
     /// Hands out the new snapshot, then tells the hosts.
     fn namespace_changed(&mut self, nqn: &Nqn, id: NamespaceId) {
-        let snapshot = &self.subsystems[nqn].snapshot;
         let keys = self.keys(|controller| controller.subsystem == *nqn);
-        for key in &keys {
-            for connection in self.controllers[key].io_queues() {
-                self.actions.push_back(Action::SetNamespaces(connection, snapshot.clone()));
-            }
+        for &key in &keys {
+            self.push_namespaces(key);
         }
         for key in keys {
             let controller = self.controllers.get_mut(&key).expect("just listed");
             controller.events.namespace_changed(id.0);
             self.tell(key);
+        }
+    }
+
+    /// Gives the I/O queues of a controller what they now address.
+    pub(super) fn push_namespaces(&mut self, key: ControllerKey) {
+        let controller = &self.controllers[&key];
+        if controller.io_queues().next().is_none() {
+            return;
+        }
+        let snapshot = self.subsystems[&controller.subsystem].snapshot(&controller.registrant());
+        for connection in controller.io_queues() {
+            self.actions.push_back(Action::SetNamespaces(connection, snapshot.clone()));
         }
     }
 

@@ -1,9 +1,12 @@
 //! A subsystem: its namespaces, and the ids of its controllers.
 
 use super::config::{ConfigError, NamespaceConfig, NamespaceId, SubsystemConfig};
+use crate::io::VolumeIndex;
 use crate::limits::NAMESPACES_MAX;
-use crate::seam::{Namespace, Namespaces};
+use crate::seam::{Access, Namespace, Namespaces};
+use reservations::{Registrant, Table};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use storage_spec::fabrics::CONTROLLER_ID_MAX;
 
 /// A subsystem with namespaces.
@@ -11,8 +14,10 @@ use storage_spec::fabrics::CONTROLLER_ID_MAX;
 pub(super) struct Subsystem {
     pub(super) config: SubsystemConfig,
     pub(super) namespaces: BTreeMap<u32, NamespaceEntry>,
-    /// What its I/O queues address, kept in step with `namespaces`.
-    pub(super) snapshot: Namespaces,
+    /// What I/O queues address while nothing is reserved, kept in step with `namespaces`.
+    shared: Namespaces,
+    /// Whether some namespace is reserved, so that hosts have different access.
+    is_reserved: bool,
     /// Counts changes of the ANA log.
     pub(super) ana_changes: u64,
     pub(super) ids: ControllerIds,
@@ -24,6 +29,8 @@ pub(super) struct NamespaceEntry {
     pub(super) config: NamespaceConfig,
     /// Bytes allocated.
     pub(super) used: u64,
+    /// The reservation table as it is.
+    pub(super) reservations: Arc<Table>,
 }
 
 impl Subsystem {
@@ -33,8 +40,8 @@ impl Subsystem {
             return Err(ConfigError::BadValue("controller ids are from 1 to 65519"));
         }
         let ids = ControllerIds::new(first, last, seed);
-        let snapshot = Namespaces::from([]);
-        Ok(Self { config, namespaces: BTreeMap::new(), snapshot, ana_changes: 0, ids })
+        let (namespaces, shared) = (BTreeMap::new(), Namespaces::from([]));
+        Ok(Self { config, namespaces, shared, is_reserved: false, ana_changes: 0, ids })
     }
 
     pub(super) fn add(&mut self, config: NamespaceConfig) -> Result<(), ConfigError> {
@@ -46,7 +53,9 @@ impl Subsystem {
         if self.namespaces.values().any(same_identity) {
             return Err(ConfigError::Exists("a namespace with this UUID"));
         }
-        self.namespaces.insert(config.id.0, NamespaceEntry { config, used: 0 });
+        let id = config.id.0;
+        let entry = NamespaceEntry { config, used: 0, reservations: Arc::default() };
+        self.namespaces.insert(id, entry);
         self.ana_changes += 1;
         self.rebuild();
         Ok(())
@@ -78,18 +87,46 @@ impl Subsystem {
         (1..=NAMESPACES_MAX).find(|id| !self.namespaces.contains_key(id)).map(NamespaceId)
     }
 
+    /// Takes over the table of a volume: the namespace that the volume is here, and its table
+    /// before.
+    pub(super) fn set_reservations(
+        &mut self,
+        volume: VolumeIndex,
+        table: &Arc<Table>,
+    ) -> Option<(u32, Arc<Table>)> {
+        let mut namespaces = self.namespaces.iter_mut();
+        let (&id, entry) = namespaces.find(|(_, entry)| entry.config.volume == volume)?;
+        let before = core::mem::replace(&mut entry.reservations, table.clone());
+        self.rebuild();
+        Some((id, before))
+    }
+
+    /// What the I/O queues of this host address.
+    pub(super) fn snapshot(&self, host: &Registrant) -> Namespaces {
+        match self.is_reserved {
+            true => self.snapshot_for(|entry| entry.reservations.access(host)),
+            false => self.shared.clone(),
+        }
+    }
+
     fn rebuild(&mut self) {
+        let mut tables = self.namespaces.values().map(|entry| &entry.reservations);
+        self.is_reserved = tables.any(|table| table.access_of_strangers() != Access::ALL);
+        self.shared = self.snapshot_for(|_| Access::ALL);
+    }
+
+    fn snapshot_for(&self, access: impl Fn(&NamespaceEntry) -> Access) -> Namespaces {
         let last = self.namespaces.last_key_value().map_or(0, |(&id, _)| id);
-        self.snapshot = (1..=last)
-            .map(|id| {
-                self.namespaces.get(&id).map(|entry| Namespace {
-                    volume: entry.config.volume,
-                    capacity: entry.config.capacity,
-                    block_shift: entry.config.block_shift,
-                    read_only: entry.config.read_only,
-                })
+        let namespace = |id| {
+            self.namespaces.get(&id).map(|entry| Namespace {
+                volume: entry.config.volume,
+                capacity: entry.config.capacity,
+                block_shift: entry.config.block_shift,
+                read_only: entry.config.read_only,
+                access: access(entry),
             })
-            .collect();
+        };
+        (1..=last).map(namespace).collect()
     }
 }
 

@@ -35,6 +35,8 @@ pub struct HostConfig {
     pub flow_control_disabled: bool,
     /// Most data that it puts into one H2CData PDU, if the controller allows.
     pub h2c_data_max: usize,
+    /// Its Host Identifier.
+    pub host_id: [u8; 16],
 }
 
 impl Default for HostConfig {
@@ -47,6 +49,7 @@ impl Default for HostConfig {
             entries: 128,
             flow_control_disabled: true,
             h2c_data_max: usize::MAX,
+            host_id: [7; 16],
         }
     }
 }
@@ -205,7 +208,7 @@ impl Host {
         connect.attributes = u8::from(attributes);
         connect.keep_alive_ms = U32::new(if queue_id == 0 { 15_000 } else { 0 });
         let mut data = ConnectData::new_zeroed();
-        data.host_id = [7; 16];
+        data.host_id = self.config.host_id;
         data.controller_id = U16::new(controller_id);
         data.subsystem_nqn[..subsystem_nqn.len()].copy_from_slice(subsystem_nqn.as_bytes());
         data.host_nqn[..host_nqn.len()].copy_from_slice(host_nqn.as_bytes());

@@ -36,6 +36,10 @@ pub enum Feature {
     CommandSetProfile = 0x19,
     /// Host Identifier.
     HostIdentifier = 0x81,
+    /// Reservation Notification Mask.
+    ReservationMask = 0x82,
+    /// Reservation Persistence.
+    ReservationPersistence = 0x83,
     /// Namespace Write Protection Configuration.
     WriteProtection = 0x84,
 }

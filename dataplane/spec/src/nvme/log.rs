@@ -30,6 +30,8 @@ pub enum LogPage {
     ManagementEffects = 0x13,
     /// Discovery: `DiscoveryHeader` and entries.
     Discovery = 0x70,
+    /// Reservation notification: the oldest one, as `reservation::NotificationLog`.
+    ReservationNotification = 0x80,
 }
 
 /// Dword 10 of Get Log Page.
@@ -351,6 +353,10 @@ pub const NOTICE_NAMESPACE_ATTRIBUTE: u8 = 0x00;
 pub const NOTICE_ANA: u8 = 0x03;
 /// [`AsyncEvent::information`]: the discovery log changed.
 pub const NOTICE_DISCOVERY: u8 = 0xF0;
+/// [`AsyncEvent::kind`]: specific to the I/O command set.
+pub const EVENT_IO: u8 = 6;
+/// [`AsyncEvent::information`]: there is a reservation notification.
+pub const IO_RESERVATION: u8 = 0x00;
 
 #[cfg(test)]
 mod tests {

@@ -8,4 +8,5 @@ pub mod feature;
 pub mod identify;
 pub mod log;
 pub mod pci;
+pub mod reservation;
 pub mod status;

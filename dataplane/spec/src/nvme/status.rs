@@ -119,6 +119,8 @@ impl Status {
     pub const KEEP_ALIVE_EXPIRED: Self = Self::of(GENERIC, 0x19);
     /// 1Ah.
     pub const KEEP_ALIVE_INVALID: Self = Self::of(GENERIC, 0x1A);
+    /// 1Bh: aborted by a Reservation Acquire that preempts and aborts.
+    pub const PREEMPTED: Self = Self::of(GENERIC, 0x1B);
     /// 20h: the namespace is write protected.
     pub const WRITE_PROTECTED: Self = Self::of(GENERIC, 0x20);
     /// 21h: interrupted by the controller; retry after CRD.

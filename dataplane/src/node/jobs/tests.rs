@@ -1,5 +1,7 @@
 //! Control without cores: its orders are carried out here, or fail as the test says.
 
+mod reservations;
+
 use super::*;
 use crate::net::ListenerId;
 use crate::node::commands::{Call, VOLUMES_MAX};
@@ -150,6 +152,7 @@ impl Bench {
             }
             Message::Stop => None,
             Message::SetNamespaces(..) => Some(Message::NamespacesSet),
+            Message::Drain { token, .. } => Some(Message::Drained { token }),
             Message::Reply { connection, reply, .. } => {
                 self.replies.push((connection, reply));
                 None
@@ -312,6 +315,7 @@ impl Bench {
         let address = SocketAddr::from(([127, 0, 0, 1], 4420));
         let id = self.control.accept(ListenerId(0), address, address).expect("room");
         let mut data = vec![0; 1024];
+        data[..16].fill(9);
         data[16..18].copy_from_slice(&controller.to_le_bytes());
         let subsystem = self.control.subsystem.to_string();
         data[256..256 + subsystem.len()].copy_from_slice(subsystem.as_bytes());

@@ -21,8 +21,9 @@ pub(super) struct Queue {
 }
 
 /// A controller, enabled, and its first I/O queue.
-pub(super) fn connect(address: SocketAddr, subsystem: &str) -> (Queue, Queue) {
-    let (mut admin, controller) = Queue::open(address, subsystem, 0, CONTROLLER_ID_DYNAMIC);
+pub(super) fn connect(address: SocketAddr, subsystem: &str, host_id: [u8; 16]) -> (Queue, Queue) {
+    let open = |number, controller| Queue::open((address, subsystem), host_id, number, controller);
+    let (mut admin, controller) = open(0, CONTROLLER_ID_DYNAMIC);
     let mut enable = PropertyCommand::new_zeroed();
     enable.opcode = FABRICS_OPCODE;
     enable.fabrics_type = FabricsType::PropertySet.0;
@@ -30,16 +31,22 @@ pub(super) fn connect(address: SocketAddr, subsystem: &str) -> (Queue, Queue) {
     enable.value = CC_ENABLE.into();
     let enable = Command::read_from_bytes(enable.as_bytes()).unwrap();
     assert_eq!(admin.execute(enable, Transfer::None).status, Status::SUCCESS);
-    let (io, _) = Queue::open(address, subsystem, 1, controller);
+    let (io, _) = open(1, controller);
     (admin, io)
 }
 
 impl Queue {
-    fn open(address: SocketAddr, subsystem: &str, number: u16, controller: u16) -> (Self, u16) {
+    fn open(
+        (address, subsystem): (SocketAddr, &str),
+        host_id: [u8; 16],
+        number: u16,
+        controller: u16,
+    ) -> (Self, u16) {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let mut queue = Self { stream, host: Host::new(HostConfig::default()) };
+        let mut queue =
+            Self { stream, host: Host::new(HostConfig { host_id, ..HostConfig::default() }) };
         queue.send();
         while !queue.host.is_initialized() {
             queue.receive(1 << 20);

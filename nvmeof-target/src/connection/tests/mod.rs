@@ -7,10 +7,11 @@ mod nvm;
 mod protocol;
 mod quota;
 mod random;
+mod reservation;
 
 use crate::connection::Config;
 use crate::io::VolumeIndex;
-use crate::seam::Namespace;
+use crate::seam::{Access, Namespace};
 use crate::testing::{HostConfig, Link, Memory, command};
 use std::sync::OnceLock;
 use storage_spec::nvme::command::{AdminOpcode, Command, NvmOpcode};
@@ -29,6 +30,7 @@ fn namespaces() -> Vec<Namespace> {
         capacity: SIZE as u64,
         block_shift,
         read_only,
+        access: Access::ALL,
     };
     vec![namespace(0, 9, false), namespace(1, 12, false), namespace(2, 9, true)]
 }

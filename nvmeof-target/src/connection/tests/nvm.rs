@@ -98,7 +98,7 @@ fn unfit_commands_are_refused() {
         (command(NvmOpcode::Write, 3, 0, 8), page(), Status::WRITE_PROTECTED),
         (command(NvmOpcode::WriteZeroes, 3, 0, 8), Transfer::None, Status::WRITE_PROTECTED),
         (command(NvmOpcode(0x03), 1, 0, 1), Transfer::None, Status::INVALID_OPCODE),
-        (command(NvmOpcode::ReservationReport, 1, 0, 1), Transfer::None, Status::INVALID_OPCODE),
+        (command(NvmOpcode(0x12), 1, 0, 1), Transfer::None, Status::INVALID_OPCODE),
         (protected, Transfer::Read(4096), Status::INVALID_PROTECTION_INFORMATION),
         (command(NvmOpcode::Read, 1, 0, 8), Transfer::Read(2048), Status::DATA_SGL_LENGTH_INVALID),
         (command(NvmOpcode::Write, 1, 0, 9), page(), Status::DATA_SGL_LENGTH_INVALID),

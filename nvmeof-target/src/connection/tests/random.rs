@@ -1,6 +1,7 @@
 //! Random commands over random fragments, completed in random order, against an array of bytes.
 
 use super::*;
+use crate::seam::Access;
 use crate::testing::{Finished, Transfer, command};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -45,6 +46,7 @@ impl Player {
             in_capsule_max: if bit() { 8192 } else { 0 },
             entries: 12,
             h2c_data_max: if bit() { 4096 + (seed >> 16) as usize % 9000 / 4 * 4 } else { 1 << 20 },
+            ..HostConfig::default()
         };
         let size = REGION * REGIONS;
         let mut namespaces = namespaces();
@@ -272,8 +274,13 @@ proptest! {
 #[test]
 fn a_cut_at_any_byte_leaves_nothing() {
     let size = 1 << 16;
-    let namespaces =
-        [Namespace { volume: VolumeIndex(0), capacity: size, block_shift: 9, read_only: false }];
+    let namespaces = [Namespace {
+        volume: VolumeIndex(0),
+        capacity: size,
+        block_shift: 9,
+        read_only: false,
+        access: Access::ALL,
+    }];
     for cut in 0.. {
         let memory = Memory::new(&[size as usize]);
         let mut link = Link::new(digests(), Config::default(), memory, &namespaces);

@@ -78,6 +78,7 @@ impl Node {
                 self.target.abort_result(token, aborted);
             }
             Action::ProtectNamespace { token, .. } => self.target.protection_result(token, true),
+            Action::Reserve { token, .. } => self.target.reservation_result(token, Ok(())),
             Action::Close(id) => self.close(id.0),
         }
     }

@@ -24,7 +24,7 @@ fn controller() {
     assert_eq!((data[512], data[513]), (0x66, 0x44));
     assert_eq!(u16_at(&data, 514), 128, "MAXCMD");
     assert_eq!((u32_at(&data, 516), u32_at(&data, 540)), (1024, 1024), "NN, MNAN");
-    assert_eq!(u16_at(&data, 520), 0b1_1001_1111, "ONCS");
+    assert_eq!(u16_at(&data, 520), 0b1_1011_1111, "ONCS");
     assert_eq!(u16_at(&data, 522), 1, "FUSES");
     assert_eq!(data[525], 0b110, "VWC: none, flush of all namespaces");
     assert_eq!((u16_at(&data, 526), u16_at(&data, 528)), (0, 0), "AWUN, AWUPF");

@@ -7,6 +7,7 @@ mod feature;
 mod identify;
 mod lifecycle;
 mod log;
+mod reservation;
 
 use super::*;
 use crate::io::{TRANSFER_MAX, VolumeIndex};
@@ -213,6 +214,9 @@ fn brief(action: &Action) -> String {
         }
         Action::ProtectNamespace { namespace, protect, token, .. } => {
             format!("protect {} {protect} {token}", namespace.0)
+        }
+        Action::Reserve { volume, order, token, .. } => {
+            format!("reserve {} {token} {order:?}", volume.0)
         }
         Action::Abort { connection, command_id, token } => {
             format!("abort {} {command_id} {token}", connection.0)
