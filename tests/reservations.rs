@@ -72,6 +72,19 @@ struct Queue {
 
 impl Queue {
     fn open(node: &Node, id: u8, number: u16, controller: u16) -> (Self, u16) {
+        for _ in 0..200 {
+            let (queue, status, result) = Self::connect(node, id, number, controller);
+            if status != Status::CONNECT_CONTROLLER_BUSY {
+                assert_eq!(status, Status::SUCCESS);
+                return (queue, result as u16);
+            }
+            // Hosts are put off until every volume is there.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the node is busy for ever");
+    }
+
+    fn connect(node: &Node, id: u8, number: u16, controller: u16) -> (Self, Status, u64) {
         let stream = TcpStream::connect(&node.address).expect("the node listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let config = HostConfig { host_id: [id; 16], ..HostConfig::default() };
@@ -83,8 +96,7 @@ impl Queue {
         let nqn = format!("nqn.2026-11.io.example:{id}");
         let connect = queue.host.connect(number, controller, &node.nqn, &nqn);
         let (status, result) = queue.finish(connect);
-        assert_eq!(status, Status::SUCCESS);
-        (queue, result as u16)
+        (queue, status, result)
     }
 
     fn turn(&mut self) {

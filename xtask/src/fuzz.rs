@@ -144,9 +144,14 @@ mod tests {
     fn every_target_has_inputs_that_are_replayed() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
         let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).expect("a manifest");
-        let replays = ["nvmeof-target/src/fuzz.rs", "dataplane/src/fuzz.rs", "src/config/tests.rs"]
-            .map(|path| fs::read_to_string(root.join(path)).expect("a replay"))
-            .concat();
+        let replays = [
+            "nvmeof-target/src/fuzz.rs",
+            "iscsi-target/src/scsi/fuzz.rs",
+            "dataplane/src/fuzz.rs",
+            "src/config/tests.rs",
+        ]
+        .map(|path| fs::read_to_string(root.join(path)).expect("a replay"))
+        .concat();
         let mut corpora: Vec<_> = fs::read_dir(root.join("fuzz/corpus"))
             .expect("corpora")
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))

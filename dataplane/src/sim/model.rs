@@ -600,12 +600,13 @@ impl Model {
 
     /// Whether there may have been no slab for this operation.
     fn may_be_full(&mut self, operation: &Operation) -> bool {
-        let now = self.now;
+        // Its end was decided at any time since it began: what tells of it may have taken long.
+        let begun = operation.begun;
         operation.kind.takes_space()
             && operation.slabs().any(|slab| {
                 let space = self.space(operation.volume, slab);
                 space.touched.len() > space.capacity
-                    || space.freed_at.is_some_and(|at| now < at + FREEING)
+                    || space.freed_at.is_some_and(|at| begun < at + FREEING)
             })
     }
 
