@@ -46,7 +46,7 @@ impl Player {
             in_capsule_max: if bit() { 8192 } else { 0 },
             entries: 12,
             h2c_data_max: if bit() { 4096 + (seed >> 16) as usize % 9000 / 4 * 4 } else { 1 << 20 },
-            ..HostConfig::default()
+            host_id: [7; 16],
         };
         let size = REGION * REGIONS;
         let mut namespaces = namespaces();
