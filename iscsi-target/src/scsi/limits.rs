@@ -12,7 +12,7 @@ pub const TRANSFER_BYTES_MAX: u64 = TRANSFER_MAX as u64;
 pub const COMPARE_AND_WRITE_BLOCKS_MAX: u8 = 1;
 
 /// Most bytes of one WRITE SAME (MAXIMUM WRITE SAME LENGTH).
-pub const WRITE_SAME_BYTES_MAX: u64 = 256 << 20;
+pub const WRITE_SAME_BYTES_MAX: u64 = 16 << 20;
 
 /// Most bytes of one UNMAP.
 pub const UNMAP_BYTES_MAX: u64 = 512 << 20;

@@ -6,7 +6,7 @@ use super::task::{
     Write,
 };
 use super::{
-    COMPARE_AND_WRITE_BLOCKS_MAX, DataIn, Ending, Needs, PARAMETER_LIST_MAX, PIECE_MAX, Sense,
+    COMPARE_AND_WRITE_BLOCKS_MAX, DataIn, Ending, Needs, PARAMETER_LIST_MAX, Sense,
     TRANSFER_BYTES_MAX, UNMAP_RANGES_MAX, Unit, WRITE_SAME_BYTES_MAX, control, copies,
 };
 use std::sync::Arc;
@@ -257,6 +257,8 @@ fn write_same<B: Buffer>(fields: Fields, unit: &Unit) -> Result<Order<B>, Sense>
     let needs = Needs { data_out: len, ..Needs::default() };
     let job = if no_data || range.len == 0 {
         Job::Long(Long::new(LongKind::Zero, range.offset, range.len))
+    } else if fields.flags.unmap() {
+        Job::Pattern(Pattern::unmap(range.offset, range.len, len))
     } else {
         Job::Pattern(Pattern::write(range.offset, range.len, len))
     };
@@ -327,7 +329,7 @@ fn start_stop<B: Buffer>(cdb: &[u8; 16]) -> Result<Order<B>, Sense> {
     Ok(Order::done())
 }
 
-/// GET LBA STATUS: as far as one read goes.
+/// GET LBA STATUS: as far as one read goes, or as a hole does.
 fn lba_status<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, Sense> {
     let Fields { lba, blocks: allocation, .. } = fields(cdb);
     let capacity = unit.capacity >> unit.block_shift;
@@ -335,10 +337,9 @@ fn lba_status<B: Buffer>(cdb: &[u8; 16], unit: &Unit) -> Result<Order<B>, Sense>
         return Err(Sense::illegal(AdditionalSense::LbaOutOfRange));
     }
     let offset = lba << unit.block_shift;
-    let len = (unit.capacity - offset).min(PIECE_MAX - offset % BLOCK as u64) as u32;
     let allocation = allocation as u32;
     let needs = Needs { data_in_max: allocation, ..Needs::default() };
-    Ok(Order::task(Job::Status(Status::new(offset, len, allocation)), needs))
+    Ok(Order::task(Job::Status(Status::new(offset, unit.capacity, allocation)), needs))
 }
 
 /// SANITIZE (SBC-3 section 5.24): blocks are erased by unmapping them. Overwriting is not offered:

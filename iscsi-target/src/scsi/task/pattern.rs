@@ -10,6 +10,8 @@ use target_io::{BlockRequest, Buffer, Surroundings};
 #[derive(Debug)]
 pub(crate) struct Pattern<B> {
     pub(super) compares: bool,
+    /// The block is not looked at: the range is unmapped.
+    unmaps: bool,
     offset: u64,
     left: u64,
     /// Bytes of the block.
@@ -24,7 +26,12 @@ pub(crate) struct Pattern<B> {
 impl<B: Buffer> Pattern<B> {
     /// Writes it.
     pub(crate) fn write(offset: u64, left: u64, len: u32) -> Self {
-        Self { compares: false, offset, left, len, block: None, crc: 0, zero: None }
+        Self { compares: false, unmaps: false, offset, left, len, block: None, crc: 0, zero: None }
+    }
+
+    /// Unmaps the range, whatever the block is.
+    pub(crate) fn unmap(offset: u64, left: u64, len: u32) -> Self {
+        Self { unmaps: true, ..Self::write(offset, left, len) }
     }
 
     /// Compares it.
@@ -36,7 +43,8 @@ impl<B: Buffer> Pattern<B> {
     pub(super) fn take(&mut self, mut data: B) {
         let len = self.len as usize;
         let bytes = data.bytes_mut();
-        if !self.compares && bytes[..len].iter().all(|&byte| byte == 0) {
+        let is_zero = || bytes[..len].iter().all(|&byte| byte == 0);
+        if self.unmaps || !self.compares && is_zero() {
             self.zero = Some(Long::new(LongKind::Zero, self.offset, self.left));
             return;
         }

@@ -168,6 +168,11 @@ fn unmap_and_status() {
     // To the end of what one read reaches: 256 KiB.
     assert_eq!(status[40..56], [0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 1, 0xE8, 0, 0, 0, 0]);
     assert_eq!(sense(harness.request(&cdb_16(0x9E, 0x12, 2048, 24), &[])), OUT_OF_RANGE);
+    // A hole is followed to its end.
+    harness.memory.volumes[0][100 * 512..2047 * 512].fill(0);
+    let status = bytes_of(harness.request(&cdb_16(0x9E, 0x12, 104, 56), &[]));
+    assert_eq!(status[8..24], [0, 0, 0, 0, 0, 0, 0, 104, 0, 0, 7, 0x90, 1, 0, 0, 0]);
+    assert_eq!(status[24..40], [0, 0, 0, 0, 0, 0, 7, 0xF8, 0, 0, 0, 8, 0, 0, 0, 0]);
     // All or nothing is unmapped.
     list[24..32].copy_from_slice(&2048_u64.to_be_bytes());
     harness.memory.volumes[0].fill(1);
@@ -183,7 +188,7 @@ fn unmap_and_status() {
 #[test]
 fn write_same_to_the_end() {
     let mut harness = Harness::new(&[(1 << 20, 9)]);
-    bytes_of(harness.request(&cdb_16(0x93, 8, 2000, 0), &[0; 512]));
+    bytes_of(harness.request(&cdb_16(0x93, 8, 2000, 0), &[0xFF; 512]));
     assert!(harness.memory.volumes[0][2000 * 512..].iter().all(|&byte| byte == 0));
     assert_ne!(harness.memory.volumes[0][1999 * 512..2000 * 512], [0; 512]);
     assert_eq!(sense(harness.request(&cdb_16(0x93, 0x10, 0, 1), &[0; 512])), INVALID_CDB);

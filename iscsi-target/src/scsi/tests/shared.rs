@@ -68,7 +68,7 @@ fn vital_product_data() {
     let limits = page(&mut harness, 0xB0);
     assert_eq!(limits[..12], [0, 1, 0, 8, 0, 0, 8, 0, 0, 0, 2, 0]);
     assert_eq!(limits[16..32], [0, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0x80, 0, 0, 0]);
-    assert_eq!(limits[32..40], [0, 0, 0, 0, 0, 8, 0, 0]);
+    assert_eq!(limits[32..40], [0, 0, 0, 0, 0, 0, 0x80, 0]);
     assert_eq!(page(&mut harness, 0xB1)[..4], [0, 1, 0, 0x40]);
     assert_eq!(page(&mut harness, 0xB2), [11, 0xE4, 2, 0]);
 }
