@@ -59,7 +59,7 @@ pub(super) enum Job<B> {
     Pattern(Pattern<B>),
     CompareAndWrite(CompareAndWrite<B>),
     OrWrite(OrWrite<B>),
-    Unmap(Unmap<B>),
+    Unmap(Unmap),
     Status(Status<B>),
     Copy(Box<Copy<B>>),
 }
@@ -178,7 +178,10 @@ impl<B: Buffer> Task<B> {
             Job::CompareAndWrite(job) => job.data = Some(data.expect(NEEDED)),
             Job::OrWrite(job) => job.data = Some(data.expect(NEEDED)),
             Job::Copy(job) => job.take(data.expect(NEEDED).bytes())?,
-            Job::Unmap(job) => job.take(data.expect(NEEDED), self.block_shift, self.capacity)?,
+            Job::Unmap(job) => {
+                let list = data.expect(NEEDED);
+                job.take(list.bytes(), self.block_shift, self.capacity)?;
+            }
         }
         Ok(())
     }

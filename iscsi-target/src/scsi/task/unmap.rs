@@ -2,81 +2,69 @@
 
 use super::{Advance, DataIn, Door, Step};
 use crate::scsi::{Sense, UNMAP_BYTES_MAX, UNMAP_RANGES_MAX};
+use std::collections::VecDeque;
 use storage_spec::scsi::parameter::{UnmapDescriptor, UnmapHeader};
 use storage_spec::scsi::sense::AdditionalSense;
-use target_io::{BlockRequest, Buffer, LONG_REQUEST_MAX, Surroundings};
+use target_io::{BlockRequest, LONG_REQUEST_MAX, Surroundings};
 use zerocopy::FromBytes;
 
-/// The ranges of one command, unmapped one after the other.
+/// The ranges of one command, unmapped one after the other; those that adjoin are one.
 #[derive(Debug)]
-pub(crate) struct Unmap<B> {
+pub(crate) struct Unmap {
     list_len: u32,
-    list: Option<B>,
-    ranges: u32,
-    range: u32,
-    /// Bytes of it that are done.
-    done: u64,
+    /// Offset and length in bytes; what is done is taken off.
+    ranges: VecDeque<(u64, u64)>,
 }
 
-impl<B: Buffer> Unmap<B> {
+impl Unmap {
     /// With a parameter list of so many bytes.
     pub(crate) fn new(list_len: u32) -> Self {
-        Self { list_len, list: None, ranges: 0, range: 0, done: 0 }
+        Self { list_len, ranges: VecDeque::new() }
     }
 
     /// Takes the list. All ranges are checked before the first is unmapped.
-    pub(super) fn take(&mut self, list: B, block_shift: u8, capacity: u64) -> Result<(), Sense> {
-        let bytes = &list.bytes()[..self.list_len as usize];
-        let header = UnmapHeader::read_from_prefix(bytes).expect("lists are no shorter").0;
-        let room = self.list_len as usize - size_of::<UnmapHeader>();
+    pub(super) fn take(&mut self, list: &[u8], shift: u8, capacity: u64) -> Result<(), Sense> {
+        let list = &list[..self.list_len as usize];
+        let (header, rest) = UnmapHeader::read_from_prefix(list).expect("lists are no shorter");
         // A list that is cut short counts as far as it goes.
-        let len = usize::from(header.descriptors_len.get()).min(room);
-        self.ranges = (len / size_of::<UnmapDescriptor>()) as u32;
-        if self.ranges > UNMAP_RANGES_MAX {
+        let len = usize::from(header.descriptors_len.get()).min(rest.len());
+        let count = len / size_of::<UnmapDescriptor>();
+        if count > UNMAP_RANGES_MAX as usize {
             return Err(Sense::list_byte(2));
         }
-        self.list = Some(list);
+        let (descriptors, _) =
+            <[UnmapDescriptor]>::ref_from_prefix_with_elems(rest, count).expect("as many as fit");
         let mut total = 0;
-        for index in 0..self.ranges {
-            let descriptor = self.descriptor(index);
-            let blocks = u64::from(descriptor.blocks.get());
-            match descriptor.lba.get().checked_add(blocks) {
-                Some(end) if end <= capacity >> block_shift => {}
+        for descriptor in descriptors {
+            let (lba, blocks) = (descriptor.lba.get(), u64::from(descriptor.blocks.get()));
+            match lba.checked_add(blocks) {
+                Some(end) if end <= capacity >> shift => {}
                 _ => return Err(Sense::illegal(AdditionalSense::LbaOutOfRange)),
             }
-            total += blocks << block_shift;
+            let (offset, len) = (lba << shift, blocks << shift);
+            total += len;
+            match self.ranges.back_mut() {
+                Some(last) if last.0 + last.1 == offset => last.1 += len,
+                _ => self.ranges.push_back((offset, len)),
+            }
         }
         if total > UNMAP_BYTES_MAX {
-            Err(Sense::list_byte(size_of::<UnmapHeader>()))
-        } else {
-            Ok(())
+            return Err(Sense::list_byte(size_of::<UnmapHeader>()));
         }
+        Ok(())
     }
 
-    pub(super) fn advance<S: Surroundings<Buf = B>>(
-        &mut self,
-        door: &mut Door<'_, S>,
-    ) -> Advance<B> {
-        while self.range < self.ranges {
-            let descriptor = self.descriptor(self.range);
-            let left = (u64::from(descriptor.blocks.get()) << door.block_shift) - self.done;
-            if left == 0 {
-                self.range += 1;
-                self.done = 0;
+    pub(super) fn advance<S: Surroundings>(&mut self, door: &mut Door<'_, S>) -> Advance<S::Buf> {
+        while let Some((offset, left)) = self.ranges.front_mut() {
+            if *left == 0 {
+                self.ranges.pop_front();
                 continue;
             }
-            let offset = (descriptor.lba.get() << door.block_shift) + self.done;
-            let len = left.min(LONG_REQUEST_MAX);
-            self.done += len;
-            return Ok(door.submit(BlockRequest::Zero { offset, len }));
+            let (from, len) = (*offset, (*left).min(LONG_REQUEST_MAX));
+            *offset += len;
+            *left -= len;
+            return Ok(door.submit(BlockRequest::Zero { offset: from, len }));
         }
         Ok(Step::Done(DataIn::None))
-    }
-
-    fn descriptor(&self, index: u32) -> UnmapDescriptor {
-        let bytes = self.list.as_ref().expect("the list stays to the end").bytes();
-        let at = size_of::<UnmapHeader>() + index as usize * size_of::<UnmapDescriptor>();
-        let bytes = &bytes[at..at + size_of::<UnmapDescriptor>()];
-        UnmapDescriptor::read_from_bytes(bytes).expect("the length is that of the structure")
     }
 }
