@@ -3,7 +3,6 @@
 //! QEMU's drives cannot be plugged while the machine runs, only their adapter as a whole, and an
 //! adapter that is plugged has none; so what comes back does so with the next boot.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, ensure};
@@ -263,54 +262,3 @@ const TWO_VOLUMES: &str = "
     $B volume create one 256MiB --uuid $ONE --disk pci:0000:01:00.0/0
     $B volume create two 256MiB --uuid $TWO --disk pci:0000:02:00.0/0
     connect";
-
-/// Random reads of 4 KiB by the kernel's driver, with fio, and by ours, in turns.
-pub(crate) fn rate(maker: &mut Maker) -> Result<Outcome> {
-    const ROUNDS: usize = 5;
-    if std::env::var_os("BASALT_RATES").is_none() {
-        let reason = "it takes minutes and a quiet machine; BASALT_RATES=1 runs it";
-        return Ok(Outcome::Skipped(reason.to_owned()));
-    }
-    let drive = Sata { mib: 256, ..Sata::PLAIN };
-    Machine::boot_adapters(maker, &[Adapter::of(&[drive])])?.finish(|machine| {
-        // Not by the kernel's driver: behind QEMU's IOMMU its commands of 1 MiB time out.
-        machine.run(
-            "# fill
-            $B disk bind 0000:01:00.0
-            $C fill 0000:01:00.0/0 268435456
-            $B disk unbind 0000:01:00.0
-            until_there /dev/sda",
-        )?;
-        let mut rates: BTreeMap<(usize, &str), Vec<f64>> = BTreeMap::new();
-        for _ in 0..ROUNDS {
-            for depth in [1, 32] {
-                let kernel = machine.run(&format!(
-                    "# fio
-                    fio --name=r --filename=/dev/sda --rw=randread --bs=4k --iodepth={depth} \
-                        --ioengine=io_uring --direct=1 --norandommap --time_based --runtime=6 \
-                        --output-format=json --output=/tmp/fio
-                    sed -n '/^{{/,$p' /tmp/fio | jq '.jobs[0].read.iops'"
-                ))?;
-                let printed = machine.run(&format!(
-                    "# ours
-                    $B disk bind 0000:01:00.0 > /dev/null
-                    $C rate 0000:01:00.0/0 {depth} 6
-                    $B disk unbind 0000:01:00.0 > /dev/null
-                    until_there /dev/sda"
-                ))?;
-                let ours = printed.lines().find_map(|line| line.strip_prefix("rate "));
-                for (whose, rate) in [("kernel", Some(kernel.trim())), ("ours", ours)] {
-                    let rate = rate.and_then(|rate| rate.parse().ok());
-                    let rate = rate.with_context(|| format!("no rate: {kernel} {printed}"))?;
-                    rates.entry((depth, whose)).or_default().push(rate);
-                }
-            }
-        }
-        for ((depth, whose), mut rates) in rates {
-            rates.sort_by(f64::total_cmp);
-            println!("depth {depth:2} {whose:6} median {:7.0}, all {rates:.0?}", rates[ROUNDS / 2]);
-        }
-        Ok(())
-    })?;
-    Ok(Outcome::Passed)
-}

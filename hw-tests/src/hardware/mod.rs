@@ -9,6 +9,7 @@ mod cuts;
 mod machine;
 mod power;
 mod qmp;
+pub(crate) mod rates;
 mod scenarios;
 
 pub(crate) use power::cut;

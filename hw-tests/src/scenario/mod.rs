@@ -13,7 +13,7 @@ mod reservations;
 use anyhow::Result;
 
 use crate::bed::{Bed, Maker};
-use crate::hardware::{self, ahci};
+use crate::hardware::{self, ahci, rates};
 use crate::node::Shape;
 use crate::wire;
 
@@ -106,6 +106,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     alone("vfio-ahci-media", "bad blocks of a SATA drive fail alone", ahci::media),
     alone("vfio-ahci-restart", "ten kills under a verified load, SATA", ahci::restart),
     alone("vfio-ahci-pulled", "an adapter is pulled, others go on", ahci::pulled),
-    alone("vfio-ahci-rate", "4 KiB reads beside the kernel's driver", ahci::rate),
+    alone("vfio-ahci-rate", "4 KiB reads beside the kernel's driver", rates::ahci),
+    alone("vfio-rate", "4 KiB reads beside the kernel's nvme driver", rates::nvme),
     alone("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled),
 ];
