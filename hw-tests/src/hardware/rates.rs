@@ -1,5 +1,5 @@
-//! Random reads of 4 KiB by the kernel's driver, with fio, and by ours, in turns on the same emulated
-//! disk. Figures, not tests: they are printed, and run only where somebody asks for them.
+//! Random reads of 4 KiB by the kernel's driver, with fio, and by ours, in turns on the same disk.
+//! Figures, not tests: they are printed, and run only where somebody asks for them.
 
 use std::collections::BTreeMap;
 

@@ -49,8 +49,9 @@ pub(super) enum State {
     Halted,
     /// The port is to stop.
     Stopping { then: Then, until: Duration },
-    /// The link is being reset until that time.
-    Resetting { until: Duration },
+    /// The link is being reset until that time, which is not known before the next look: between
+    /// the last one and the write of the register the thread may have stood still.
+    Resetting { until: Option<Duration> },
     /// The drive is to show up.
     Linking { until: Duration },
     /// The drive is to become ready.
@@ -104,7 +105,10 @@ impl<R: Registers> Port<R> {
         match self.state {
             State::Halted | State::Pleading | State::Ended(_) | State::Running => {}
             State::Stopping { .. } => self.live_stopping(now),
-            State::Resetting { until } => {
+            State::Resetting { until: None } => {
+                self.state = State::Resetting { until: Some(now + RESET_TIME) };
+            }
+            State::Resetting { until: Some(until) } => {
                 if now >= until {
                     self.registers.control_link(link_control(0));
                     self.state = State::Linking { until: now + LINK_TIMEOUT };
@@ -184,7 +188,7 @@ impl<R: Registers> Port<R> {
         }
         match then.clone() {
             Then::Restart(status, error) => self.restart(command, status, error, now),
-            Then::Reset => self.reset_link(command, now),
+            Then::Reset => self.reset_link(command),
             Then::End(error, trouble) => self.end_all(error, trouble),
         }
     }
@@ -207,7 +211,7 @@ impl<R: Registers> Port<R> {
     }
 
     /// Sets the port up, and resets its link (AHCI, section 10.4.2).
-    fn reset_link(&mut self, command: PortCommand, now: Duration) {
+    fn reset_link(&mut self, command: PortCommand) {
         let pays = std::mem::take(&mut self.is_guilty);
         self.reclaim(pays);
         let (list, received) = self.memory().bases();
@@ -216,7 +220,7 @@ impl<R: Registers> Port<R> {
         let command = command.with_receive(true).with_spin_up(true).with_power_on(true);
         self.registers.set_command(command.with_link_state(LINK_ACTIVE));
         self.registers.control_link(link_control(DETECTION_RESET));
-        self.state = State::Resetting { until: now + RESET_TIME };
+        self.state = State::Resetting { until: None };
     }
 
     fn live_linking(&mut self, until: Duration, now: Duration) {
