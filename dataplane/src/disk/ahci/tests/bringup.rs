@@ -19,7 +19,9 @@ fn drives_tell_what_they_are() {
         ..AhciConfig::default()
     };
     let rig = Rig::new(config, options(), &arena, 1);
-    assert_eq!(rig.events, [AhciEvent::Found(0), AhciEvent::Found(31)]);
+    // In whatever order: ports are independent.
+    assert_eq!(rig.events.len(), 2);
+    assert!([0, 31].iter().all(|&port| rig.events.contains(&AhciEvent::Found(port))));
     let facts: Vec<_> = rig.ports.iter().map(super::AhciPort::facts).collect();
     assert_eq!(facts[0].model, "BASALT EMULATED DISK");
     assert_eq!((&*facts[0].serial, &*facts[0].firmware), ("EMULATED-1", "FW 1.0"));
