@@ -248,6 +248,9 @@ fn write_same<B: Buffer>(fields: Fields, unit: &Unit) -> Result<Order<B>, Sense>
     if fields.blocks == 0 {
         // To the end of the medium (WSNZ in VPD page B0h).
         range.len = unit.capacity - range.offset;
+        if range.len == 0 {
+            return Err(Sense::illegal(AdditionalSense::LbaOutOfRange));
+        }
     }
     if range.len > WRITE_SAME_BYTES_MAX {
         return Err(Sense::cdb_byte(fields.blocks_at));
@@ -255,7 +258,7 @@ fn write_same<B: Buffer>(fields: Fields, unit: &Unit) -> Result<Order<B>, Sense>
     let no_data = fields.flags.no_data();
     let len = if no_data { 0 } else { 1 << unit.block_shift };
     let needs = Needs { data_out: len, ..Needs::default() };
-    let job = if no_data || range.len == 0 {
+    let job = if no_data {
         Job::Long(Long::new(LongKind::Zero, range.offset, range.len))
     } else if fields.flags.unmap() {
         Job::Pattern(Pattern::unmap(range.offset, range.len, len))

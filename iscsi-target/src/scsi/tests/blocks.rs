@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scsi::harness::land;
+use storage_spec::crc32c;
 use target_io::BlockError;
 use target_io::testing::PlainBuf;
 
@@ -173,6 +174,13 @@ fn unmap_and_status() {
     let status = bytes_of(harness.request(&cdb_16(0x9E, 0x12, 104, 56), &[]));
     assert_eq!(status[8..24], [0, 0, 0, 0, 0, 0, 0, 104, 0, 0, 7, 0x90, 1, 0, 0, 0]);
     assert_eq!(status[24..40], [0, 0, 0, 0, 0, 0, 7, 0xF8, 0, 0, 0, 8, 0, 0, 0, 0]);
+    // Data are no hole, though their checksum is that of one: the generator of CRC32C itself.
+    let page = &mut harness.memory.volumes[0][4096..8192];
+    page.fill(0);
+    page[64..72].copy_from_slice(&(0x82F6_3B78_u64 << 1 | 1).to_le_bytes());
+    assert_eq!(crc32c::checksum(page), crc32c::ZERO_BLOCK);
+    let status = bytes_of(harness.request(&cdb_16(0x9E, 0x12, 8, 24), &[]));
+    assert_eq!(status[20], 0);
     // All or nothing is unmapped.
     list[24..32].copy_from_slice(&2048_u64.to_be_bytes());
     harness.memory.volumes[0].fill(1);
@@ -192,7 +200,9 @@ fn write_same_to_the_end() {
     assert!(harness.memory.volumes[0][2000 * 512..].iter().all(|&byte| byte == 0));
     assert_ne!(harness.memory.volumes[0][1999 * 512..2000 * 512], [0; 512]);
     assert_eq!(sense(harness.request(&cdb_16(0x93, 0x10, 0, 1), &[0; 512])), INVALID_CDB);
-    assert_eq!(sense(harness.request(&cdb_16(0x93, 0, 2049, 0), &[0; 512])), OUT_OF_RANGE);
+    for lba in [2048, 2049] {
+        assert_eq!(sense(harness.request(&cdb_16(0x93, 0, lba, 0), &[0; 512])), OUT_OF_RANGE);
+    }
 }
 
 #[test]
