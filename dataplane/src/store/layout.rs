@@ -142,7 +142,8 @@ impl Layout {
         }
         if slabs < SLABS_MIN {
             let part = needs(SLABS_MIN).next_multiple_of(SLAB);
-            let needed = (aligned(first_block) + shards * part + END_BLOCKS) * BLOCK as u64;
+            let needed = aligned(first_block) + shards * part + END_BLOCKS;
+            let needed = needed.saturating_mul(BLOCK as u64);
             return Err(GrowError::TooLittle { capacity: new, needed });
         }
         let mut grown = self.clone();
