@@ -172,7 +172,7 @@ impl<B: Buffer> Task<B> {
             Job::Read(_) | Job::Long(_) | Job::Status(_) => {
                 assert!(data.is_none(), "a task without data-out")
             }
-            Job::Write(job) => job.data = Some(data.expect(NEEDED)),
+            Job::Write(job) => job.take(data),
             Job::Compare(job) => job.data = Some(data.expect(NEEDED)),
             Job::Pattern(job) => job.take(data.expect(NEEDED)),
             Job::CompareAndWrite(job) => job.data = Some(data.expect(NEEDED)),
