@@ -5,21 +5,23 @@
 //! goes on when shards and cores have answered.
 
 use super::commands::Call;
+use super::iscsi::Draining;
 use super::jobs::Jobs;
 use super::registry::Registry;
 use super::space::SpaceWatch;
 use super::{ConnectionInfo, EventLog};
 use crate::core::{Message, ShardCommand, ShardReply};
+use crate::frontend::ProtocolKind;
 use crate::net::ListenerId;
 use crate::volume::ShardAddress;
 use crossbeam_channel::Receiver;
 use hashbrown::HashMap;
-use nvmeof_target::io::Now;
-use nvmeof_target::seam::{Action, CommandErrors, ConnectionId, Event, Reply, Role};
+use nvmeof_target::seam::{Action, CommandErrors, Event, Reply, Role};
 use nvmeof_target::target::{ConnectionContext, Nqn, PortId, Target};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use target_io::{ConnectionId, Now, VolumeIndex};
 
 /// One disk of the node.
 pub(crate) struct DiskState {
@@ -38,7 +40,9 @@ pub(crate) struct DiskState {
 pub(crate) struct ControlParts {
     pub(crate) target: Target,
     pub(crate) subsystem: Nqn,
-    pub(crate) listeners: HashMap<ListenerId, u16>,
+    pub(crate) iscsi: iscsi_target::target::Target,
+    /// Portals by their number, and what they speak.
+    pub(crate) listeners: HashMap<ListenerId, (u16, ProtocolKind)>,
     pub(crate) disks: Vec<DiskState>,
     pub(crate) cores: u16,
     pub(crate) connections_max: usize,
@@ -51,26 +55,33 @@ pub(crate) struct ControlParts {
 pub(crate) struct Control {
     pub(crate) target: Target,
     pub(crate) subsystem: Nqn,
+    pub(super) iscsi: iscsi_target::target::Target,
     pub(crate) disks: Vec<DiskState>,
     pub(crate) cores: u16,
     pub(crate) events: EventLog,
     pub(crate) registry: Registry,
     pub(super) jobs: Jobs,
-    pub(super) listeners: HashMap<ListenerId, u16>,
-    places: HashMap<ConnectionId, Place>,
+    pub(super) listeners: HashMap<ListenerId, (u16, ProtocolKind)>,
+    pub(super) places: HashMap<ConnectionId, Place>,
     next_connection: u64,
     pub(super) connections_max: usize,
-    /// I/O queues on each core.
+    /// I/O queues and sessions on each core.
     load: Vec<u32>,
     orders: VecDeque<(u16, Message)>,
-    /// Cores that have not yet taken over new namespaces: the target's later actions wait.
-    unsettled: u32,
+    /// Connections that have not yet taken over new namespaces or units: the targets' later actions
+    /// wait.
+    pub(super) unsettled: u32,
     is_ready: bool,
     /// When the target is to have new figures of the node's health.
     next_health: Now,
     space: SpaceWatch,
     /// Actions that wait for them, in order.
     held: VecDeque<Action>,
+    /// The iSCSI target's that waits for them.
+    pub(super) held_iscsi: Option<iscsi_target::target::Action>,
+    pub(super) draining: Option<Draining>,
+    /// Reservations that initiators hold, by volume.
+    pub(super) reserved: HashMap<VolumeIndex, Arc<reservations::Table>>,
     inbox: Receiver<Call>,
 }
 
@@ -84,14 +95,19 @@ const STRANGERS_MIN: usize = 16;
 const HEALTH_PERIOD: Now = Now::from_secs(1);
 
 /// Where a connection is served.
-struct Place {
+pub(super) struct Place {
     /// Where it is now.
-    core: u16,
+    pub(super) core: u16,
     /// The core on whose load it counts: where it is, or will be.
     load: Option<u16>,
-    context: ConnectionContext,
+    /// What it speaks.
+    protocol: ProtocolKind,
+    /// Number of its portal, and the address by which the host reached that.
+    pub(super) portal: u16,
+    pub(super) local: IpAddr,
     peer: SocketAddr,
-    role: Option<(u16, u16)>,
+    /// Controller and queue; of an iSCSI session, its handle and 0.
+    pub(super) role: Option<(u16, u16)>,
 }
 
 impl Control {
@@ -99,6 +115,7 @@ impl Control {
         Self {
             target: parts.target,
             subsystem: parts.subsystem,
+            iscsi: parts.iscsi,
             disks: parts.disks,
             cores: parts.cores,
             events: parts.events,
@@ -115,6 +132,9 @@ impl Control {
             next_health: Now::ZERO,
             space: SpaceWatch::default(),
             held: VecDeque::new(),
+            held_iscsi: None,
+            draining: None,
+            reserved: HashMap::new(),
             inbox: parts.inbox,
         }
     }
@@ -131,6 +151,7 @@ impl Control {
         if !self.is_ready && !self.is_loading() {
             self.is_ready = true;
             self.target.set_ready();
+            self.iscsi.set_ready();
         }
         if now >= self.next_health {
             self.next_health = now + HEALTH_PERIOD;
@@ -143,7 +164,9 @@ impl Control {
             worked = true;
             self.target.on_deadline(now);
         }
+        worked |= self.advance_drain(now);
         self.take_actions();
+        self.take_iscsi_actions();
         worked || !self.orders.is_empty()
     }
 
@@ -152,7 +175,8 @@ impl Control {
         if !self.orders.is_empty() {
             return Some(Now::ZERO);
         }
-        self.target.deadline().into_iter().chain([self.next_health]).min()
+        let timers = [self.target.deadline(), self.drain_deadline(), Some(self.next_health)];
+        timers.into_iter().flatten().min()
     }
 
     /// The next message that a core is to have.
@@ -160,13 +184,13 @@ impl Control {
         self.orders.pop_front()
     }
 
-    /// A host has connected: its connection's number; `None` to refuse.
+    /// A host has connected: its connection's number, and what it speaks; `None` to refuse.
     pub(crate) fn accept(
         &mut self,
         listener: ListenerId,
         peer: SocketAddr,
         local: SocketAddr,
-    ) -> Option<ConnectionId> {
+    ) -> Option<(ConnectionId, ProtocolKind)> {
         if self.is_stopping() || self.places.len() >= self.connections_max {
             return None;
         }
@@ -176,12 +200,13 @@ impl Control {
         if self.places.values().filter(is_stranger).count() >= strangers_max {
             return None;
         }
-        let port = PortId(*self.listeners.get(&listener)?);
-        let context = ConnectionContext { port, local: local.ip() };
+        let &(portal, protocol) = self.listeners.get(&listener)?;
+        let local = local.ip();
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        self.places.insert(id, Place { core: 0, load: None, context, peer, role: None });
-        Some(id)
+        let place = Place { core: 0, load: None, protocol, portal, local, peer, role: None };
+        self.places.insert(id, place);
+        Some((id, protocol))
     }
 
     /// Chooses the core for a connection whose Connect succeeded.
@@ -192,9 +217,14 @@ impl Control {
         if matches!(role, Role::Admin(_)) {
             return 0;
         }
+        self.choose_core(id)
+    }
+
+    /// The core with the least to do, which the connection then counts on.
+    pub(super) fn choose_core(&mut self, id: ConnectionId) -> u16 {
         let core = (0..self.cores).min_by_key(|&core| self.load[usize::from(core)]).unwrap_or(0);
         self.load[usize::from(core)] += 1;
-        place.load = Some(core);
+        self.places.get_mut(&id).expect("placed while it is open").load = Some(core);
         core
     }
 
@@ -206,7 +236,8 @@ impl Control {
     /// A command of a connection on this core.
     pub(crate) fn event(&mut self, now: Now, id: ConnectionId, event: Event) -> Option<Reply> {
         let place = self.places.get(&id)?;
-        let (context, is_queue, slot) = (place.context, place.role.is_some(), event.slot);
+        let context = ConnectionContext { port: PortId(place.portal), local: place.local };
+        let (is_queue, slot) = (place.role.is_some(), event.slot);
         self.collect_actions();
         let reply = self.target.event(now, id, context, event)?;
         if !is_queue || (self.unsettled == 0 && self.held.is_empty()) {
@@ -237,7 +268,10 @@ impl Control {
             if let Some(core) = place.load {
                 self.load[usize::from(core)] -= 1;
             }
-            self.target.closed(now, id);
+            match place.protocol {
+                ProtocolKind::Nvme => self.target.closed(now, id),
+                ProtocolKind::Iscsi => self.iscsi.closed(id),
+            }
         }
     }
 
@@ -277,6 +311,10 @@ impl Control {
                 id: id.0,
                 peer: place.peer.to_string(),
                 host: self.host_of(*id),
+                protocol: match place.protocol {
+                    ProtocolKind::Nvme => "nvme".to_owned(),
+                    ProtocolKind::Iscsi => "iscsi".to_owned(),
+                },
                 controller: place.role.map(|(controller, _)| controller),
                 queue: place.role.map(|(_, queue)| queue),
                 core: usize::from(place.core),
@@ -287,7 +325,9 @@ impl Control {
     }
 
     fn host_of(&self, id: ConnectionId) -> String {
-        self.target.queue(id).map(|queue| queue.host.to_string()).unwrap_or_default()
+        let queue = self.target.queue(id).map(|queue| queue.host.to_string());
+        let session = || self.iscsi.session(id).map(|session| session.initiator);
+        queue.or_else(session).unwrap_or_default()
     }
 
     /// Turns the target's actions into orders. Actions after new namespaces wait until every core

@@ -39,7 +39,7 @@ pub(super) struct Jobs {
 
 pub(super) struct Volume {
     pub(super) record: VolumeRecord,
-    index: VolumeIndex,
+    pub(super) index: VolumeIndex,
     pub(super) disk: usize,
     /// A command that changes it is under way.
     pub(super) is_busy: bool,
@@ -347,6 +347,11 @@ impl Control {
         volume.is_busy = false;
         volume.record.size = size;
         let (nsid, is_shown) = (NamespaceId(volume.record.nsid), volume.is_shown);
+        let lun = super::iscsi::lun(volume);
+        if is_shown && let Err(error) = self.iscsi.resize_unit(lun, size) {
+            let text = format!("volume {name}: {error}");
+            self.events.note(Severity::Error, "volume.refused", text);
+        }
         self.events.note(Severity::Info, "volume.resized", format!("volume {name}: {size} bytes"));
         if is_shown && let Err(error) = self.target.resize_namespace(&self.subsystem, nsid, size) {
             return Progress::Done(Err(self.unseen(name, &error)));
@@ -500,14 +505,23 @@ impl Control {
         };
         self.target.add_namespace(&self.subsystem, namespace)?;
         volume.is_shown = true;
+        if let Err(error) = self.export_unit(name) {
+            let text = format!("volume {name}: initiators do not see it: {error}");
+            self.events.note(Severity::Error, "volume.refused", text);
+        }
         Ok(())
     }
 
     /// Takes a volume from the sight of hosts, if they see it.
     pub(super) fn hide(&mut self, name: &str) {
         let volume = self.volume_mut(name);
+        let lun = super::iscsi::lun(volume);
         let (nsid, was_shown) =
             (NamespaceId(volume.record.nsid), std::mem::take(&mut volume.is_shown));
+        if was_shown && let Err(error) = self.iscsi.remove_unit(lun) {
+            let text = format!("volume {name} has lost its unit: {error}");
+            self.events.note(Severity::Error, "volume.refused", text);
+        }
         if was_shown && let Err(error) = self.target.remove_namespace(&self.subsystem, nsid) {
             let text = format!("volume {name} has lost its namespace: {error}");
             self.events.note(Severity::Error, "volume.refused", text);
