@@ -3,7 +3,7 @@
 //! The first run writes `node.toml` beside the file: what `basalt serve --config` takes.
 
 use crate::cli::Global;
-use crate::config::{self, Config, DISCOVERY_PORT, NVME_PORT, fresh_nqn};
+use crate::config::{self, Config, DISCOVERY_PORT, ISCSI_PORT, NVME_PORT, fresh_nqn};
 use crate::disk;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print};
@@ -12,7 +12,7 @@ use crate::serve::{self, Hangup, Running};
 use crate::size::Size;
 use crate::socket::default_path;
 use clap::Args;
-use dataplane::node::{Answer, Command, CommandError, DiskSource};
+use dataplane::node::{Answer, Command, CommandError, DiskSource, Protocol};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,9 @@ pub struct Options {
     /// Port for discovery [default: 8009]
     #[arg(long)]
     pub discovery_port: Option<u16>,
+    /// Port for iSCSI [default: 3260]
+    #[arg(long)]
+    pub iscsi_port: Option<u16>,
     /// Spin always instead of sleeping when idle
     #[arg(long)]
     pub poll: bool,
@@ -88,9 +91,10 @@ fn prepare(options: &Options) -> Result<(Config, bool), Failure> {
     let mut config = serve::read(&file)?;
     config.node.poll |= options.poll;
     for portal in &mut config.node.portals {
-        let port = match portal.discovery_only {
-            true => options.discovery_port,
-            false => options.port,
+        let port = match (portal.protocol, portal.discovery_only) {
+            (Protocol::Iscsi, _) => options.iscsi_port,
+            (Protocol::Nvme, true) => options.discovery_port,
+            (Protocol::Nvme, false) => options.port,
         };
         portal.listen.set_ip(options.listen.unwrap_or(portal.listen.ip()));
         portal.listen.set_port(port.unwrap_or(portal.listen.port()));
@@ -134,6 +138,7 @@ fn configuration(image: &Path, options: &Options) -> String {
     let ip = options.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let main = SocketAddr::new(ip, options.port.unwrap_or(NVME_PORT));
     let discovery = SocketAddr::new(ip, options.discovery_port.unwrap_or(DISCOVERY_PORT));
+    let iscsi = SocketAddr::new(ip, options.iscsi_port.unwrap_or(ISCSI_PORT));
     let image = toml::Value::String(image.display().to_string());
     format!(
         "# Made by `basalt demo`; `basalt serve --config` takes it as well.\n\
@@ -142,6 +147,7 @@ fn configuration(image: &Path, options: &Options) -> String {
          [[disk]]\npath = {image}\n\n\
          [[portal]]\nlisten = \"{main}\"\n\n\
          [[portal]]\nlisten = \"{discovery}\"\ndiscovery_only = true\n\n\
+         [[portal]]\nprotocol = \"iscsi\"\nlisten = \"{iscsi}\"\n\n\
          # [metrics]\n# listen = \"127.0.0.1:9420\"\n",
         fresh_nqn()
     )
@@ -174,7 +180,8 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
     let main = info.addresses.first().copied();
     let main = main.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), NVME_PORT));
     let discovery = info.addresses.get(1).copied().unwrap_or(main);
-    let (nqn, dir) = (&info.nqn, options.dir.display());
+    let (nqn, iqn, dir) = (&info.nqn, &info.iqn, options.dir.display());
+    let iscsi = info.iscsi_addresses.first().copied().unwrap_or(main);
     let state = if is_new { "new" } else { "from an earlier run" };
     let room = match room_below(&options.dir) {
         Some(room) if room < volume => format!(
@@ -207,6 +214,8 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
          subsystem   {nqn}\n  \
          NVMe/TCP    {main}\n  \
          discovery   {discovery}\n  \
+         iSCSI       {iscsi}\n  \
+         target      {iqn}\n  \
          hosts       any host that reaches these ports may connect\n\n\
          {place}\n\n  \
          modprobe nvme-tcp\n  \
@@ -214,10 +223,15 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
          nvme connect -t tcp -a {ip} -s {} -n {nqn}\n  \
          nvme list\n  \
          nvme disconnect -n {nqn}\n\n\
+         Or over iSCSI:\n\n  \
+         iscsiadm -m discovery -t sendtargets -p {iscsi}\n  \
+         iscsiadm -m node -T {iqn} -p {iscsi} --login\n  \
+         lsblk --scsi\n  \
+         iscsiadm -m node -T {iqn} -p {iscsi} --logout\n\n\
          In another terminal here:\n\n  \
          {program} volume list{socket}\n  \
          {program} stat{socket}\n\n\
-         iSCSI is not there yet. Ctrl-C stops.\n",
+         Ctrl-C stops.\n",
         Size(volume),
         discovery.port(),
         main.port(),
@@ -250,6 +264,7 @@ mod tests {
             listen: None,
             port: None,
             discovery_port: None,
+            iscsi_port: None,
             poll: false,
         }
     }

@@ -12,7 +12,7 @@ use crate::plane::{self, Node};
 use crate::socket::{Bound, default_path};
 use crate::watchdog;
 use clap::Args;
-use dataplane::node::{NodeConfig, NodeEvent, Severity, StartError};
+use dataplane::node::{NodeConfig, NodeEvent, Protocol, Severity, StartError};
 use sd_notify::NotifyState;
 use serde::Serialize;
 use std::fs::File;
@@ -129,9 +129,11 @@ impl Running {
         let mut node_config = config.node;
         node_config.cores = cores(&node_config.cores)?;
         let (name, nqn) = (node_config.name.clone(), node_config.nqn.clone());
+        let iqn = node_config.iqn.clone();
         let node = start(&node_config).map_err(|error| not_started(&error))?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let info = NodeInfo { name, nqn, version, addresses: node.local_addresses() };
+        let (addresses, iscsi_addresses) = addresses(&node_config, &node.local_addresses());
+        let info = NodeInfo { name, nqn, iqn, version, addresses, iscsi_addresses };
         let listener = socket.listener().map_err(|e| Failure::io("the management socket", &e))?;
         let server = Server::start(Arc::clone(&node), info.clone(), listener, config.metrics);
         match server {
@@ -178,6 +180,12 @@ impl Running {
         note(&format!("basalt: {} serves {}", self.info.name, self.info.nqn));
         for address in &self.info.addresses {
             note(&format!("basalt: listening on {address} (NVMe/TCP)"));
+        }
+        if !self.info.iscsi_addresses.is_empty() {
+            note(&format!("basalt: {} serves {}", self.info.name, self.info.iqn));
+        }
+        for address in &self.info.iscsi_addresses {
+            note(&format!("basalt: listening on {address} (iSCSI)"));
         }
         if let Some(address) = metrics {
             note(&format!("basalt: metrics at http://{address}/metrics"));
@@ -321,4 +329,13 @@ fn not_started(error: &StartError) -> Failure {
         _ => Exit::Failed,
     };
     Failure::new(exit, error.to_string())
+}
+
+/// Addresses for NVMe/TCP and for iSCSI, each in the order of their portals.
+fn addresses(config: &NodeConfig, all: &[SocketAddr]) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
+    let of = |protocol: Protocol| {
+        let portals = config.portals.iter().zip(all);
+        portals.filter(|(portal, _)| portal.protocol == protocol).map(|(_, at)| *at).collect()
+    };
+    (of(Protocol::Nvme), of(Protocol::Iscsi))
 }

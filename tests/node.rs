@@ -142,7 +142,9 @@ fn demo_keeps_its_data_over_every_kind_of_end() {
     let scratch = Scratch::new("demo");
     let (dir, socket) = (scratch.path("demo"), scratch.path("s"));
     let (port, discovery) = (free_port(), free_port());
-    let demo = ["demo", "--dir", &dir, "--port", &port, "--discovery-port", &discovery];
+    let iscsi = free_port();
+    let ports = ["--port", &port, "--discovery-port", &discovery, "--iscsi-port", &iscsi];
+    let demo = [&["demo", "--dir", &dir][..], &ports].concat();
     let first = [&demo[..], &["--size", "256MiB"]].concat();
     let node = Node::start(&first, &socket, None);
     let nqn = node.ready["nqn"].as_str().expect("a name").to_owned();
@@ -349,7 +351,7 @@ fn port_in_use_is_told(port: &str, scratch: &Scratch) {
     let demo = ["demo", "--dir", &dir, "--size", "64MiB", "--port", port];
     let output = Command::new(PROGRAM)
         .args(demo)
-        .args(["--discovery-port", &other, "--socket", &socket])
+        .args(["--discovery-port", &other, "--iscsi-port", &free_port(), "--socket", &socket])
         .output()
         .expect("the program runs");
     let text = String::from_utf8_lossy(&output.stderr);
@@ -502,7 +504,8 @@ fn a_node_goes_on_when_nobody_reads_what_it_says() {
         (scratch.path("d"), scratch.path("s"), free_port(), free_port());
     let mut command = Command::new(PROGRAM);
     command.args(["demo", "--dir", &dir, "--size", "64MiB", "--port", &port]);
-    command.args(["--discovery-port", &other, "--output", "json", "--socket", &socket]);
+    command.args(["--discovery-port", &other, "--iscsi-port", &free_port()]);
+    command.args(["--output", "json", "--socket", &socket]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut node = Node::begin(command, &socket);
     let mut said = BufReader::new(node.child.stderr.take().expect("piped"));

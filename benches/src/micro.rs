@@ -168,7 +168,17 @@ impl TxSink<Buf> for Sink {
         self.0 += bytes.len();
     }
 
+    fn has_room_for(&self, _: usize) -> bool {
+        true
+    }
+
     fn data(&mut self, _: Buf, range: Range<usize>) {
+        self.0 += range.len();
+    }
+
+    fn share(&mut self, _: Buf) {}
+
+    fn part(&mut self, range: Range<usize>) {
         self.0 += range.len();
     }
 }

@@ -294,13 +294,19 @@ impl Node {
         let handle = start(&NodeConfig {
             name: "bench".into(),
             nqn: NQN.into(),
+            iqn: "iqn.2026-11.io.basalt:test".into(),
             cores: vec![suite.node_core],
             poll,
             no_iommu: false,
             buffers_per_core: 256 << 20,
             metadata_cache: 64 << 20,
             disks: vec![DiskConfig { source, journal: None, zero_on_free: false }],
-            portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
+            portals: vec![PortalConfig {
+                protocol: Default::default(),
+                listen,
+                advertise: None,
+                discovery_only: false,
+            }],
             max_connections: 64,
         })?;
         handle.call(Command::AllowHost { nqn: "*".into() })?;

@@ -40,10 +40,16 @@ pub struct NodeInfo {
     pub name: String,
     /// NQN of its subsystem.
     pub nqn: String,
+    /// iSCSI name of its target.
+    #[serde(default)]
+    pub iqn: String,
     /// Version of the program.
     pub version: String,
-    /// Where it listens for hosts.
+    /// Where it listens for hosts that speak NVMe.
     pub addresses: Vec<SocketAddr>,
+    /// Where it listens for those that speak iSCSI.
+    #[serde(default)]
+    pub iscsi_addresses: Vec<SocketAddr>,
 }
 
 /// A volume to make.

@@ -3,7 +3,7 @@
 use super::{
     EVENTS_MAX, ErrorBody, ErrorText, Host, NewVolume, NodeInfo, VolumeChange, WAIT_MS_MAX,
 };
-use crate::config::{check_name, check_nqn};
+use crate::config::{check_iqn, check_name, check_nqn};
 use crate::metrics;
 use crate::plane::Node;
 use axum::Router;
@@ -141,6 +141,7 @@ async fn allow_host(State(this): State<Context>, body: Bytes) -> Response {
         Err(why) => return fail("invalid", why),
     };
     if host.nqn != "*"
+        && check_iqn(&host.nqn).is_err()
         && let Err(why) = check_nqn(&host.nqn)
     {
         return fail("invalid", why);

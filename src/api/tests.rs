@@ -30,7 +30,9 @@ fn stand(name: &str) -> Stand {
         name: "n".to_owned(),
         nqn: "q".to_owned(),
         version: "v".to_owned(),
+        iqn: "iqn".to_owned(),
         addresses: Vec::new(),
+        iscsi_addresses: Vec::new(),
     };
     let listener = socket.listener().expect("bound");
     let any = Some("127.0.0.1:0".parse().expect("address"));

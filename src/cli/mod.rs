@@ -19,7 +19,7 @@ const EXIT_CODES: &str = concat!(
     "6 `disk check` found damage."
 );
 
-/// Basalt: a storage node that serves volumes over NVMe/TCP.
+/// Basalt: a storage node that serves volumes over NVMe/TCP and iSCSI.
 #[derive(Debug, Parser)]
 #[command(name = "basalt", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
@@ -149,12 +149,13 @@ pub enum Resize {
 pub enum HostCommand {
     /// Let a host connect
     Allow {
-        /// Its NQN (/etc/nvme/hostnqn on Linux), or '*' for every host
+        /// Its NQN (/etc/nvme/hostnqn on Linux), or its iSCSI name
+        /// (/etc/iscsi/initiatorname.iscsi), or '*' for every host
         nqn: String,
     },
     /// Let it connect no more, and disconnect it
     Deny {
-        /// Its NQN, or '*'
+        /// Its NQN or iSCSI name, or '*'
         nqn: String,
     },
     /// List the hosts that may connect

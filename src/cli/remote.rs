@@ -80,7 +80,7 @@ pub(super) fn host(command: HostCommand, global: &Global) -> Result<(), Failure>
             if hosts.is_empty() {
                 return print("No host may connect yet; `basalt host allow NQN` lets one.\n");
             }
-            let mut table = Table::new(&["HOST NQN"]);
+            let mut table = Table::new(&["HOST"]);
             hosts.into_iter().for_each(|host| table.row([host.nqn]));
             print(&table.render())
         }
@@ -95,12 +95,14 @@ pub(super) fn connections(global: &Global) -> Result<(), Failure> {
     if connections.is_empty() {
         return print("No host is connected.\n");
     }
-    let mut table = Table::new(&[">ID", "PEER", ">CONTROLLER", ">QUEUE", ">CORE", "HOST NQN"]);
+    let columns = [">ID", "PEER", "PROTOCOL", ">CONTROLLER", ">QUEUE", ">CORE", "HOST"];
+    let mut table = Table::new(&columns);
     let optional = |value: Option<u16>| value.map_or("-".to_owned(), |value| value.to_string());
     for c in connections {
         table.row([
             c.id.to_string(),
             c.peer,
+            c.protocol,
             optional(c.controller),
             optional(c.queue),
             c.core.to_string(),
@@ -125,7 +127,10 @@ pub(super) fn node(global: &Global) -> Result<(), Failure> {
         return print_json(&described);
     }
     let Described { info, disks } = described;
-    let addresses: Vec<String> = info.addresses.iter().map(ToString::to_string).collect();
+    let list = |addresses: &[std::net::SocketAddr]| {
+        let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        texts.join(" ")
+    };
     let mut table = Table::new(&["DISK", ">SIZE", ">FREE", ">SHARDS", "MODE", "STATE"]);
     for disk in &disks {
         table.row([
@@ -138,11 +143,13 @@ pub(super) fn node(global: &Global) -> Result<(), Failure> {
         ]);
     }
     print(&format!(
-        "name      {}\nnqn       {}\nversion   {}\naddresses {}\n\n{}",
+        "name      {}\nnqn       {}\niqn       {}\nversion   {}\naddresses {}\niscsi     {}\n\n{}",
         info.name,
         info.nqn,
+        info.iqn,
         info.version,
-        addresses.join(" "),
+        list(&info.addresses),
+        list(&info.iscsi_addresses),
         table.render()
     ))?;
     tell_offline(&disks);

@@ -31,6 +31,7 @@ fn nowhere() -> Spanned<Node> {
 pub(super) struct Node {
     pub(super) name: Option<Spanned<String>>,
     pub(super) nqn: Option<Spanned<String>>,
+    pub(super) iqn: Option<Spanned<String>>,
     pub(super) cores: Option<Spanned<Cores>>,
     #[serde(default)]
     pub(super) poll: bool,
@@ -59,10 +60,20 @@ pub(super) struct Disk {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Portal {
+    #[serde(default)]
+    pub(super) protocol: Protocol,
     pub(super) listen: Spanned<String>,
     pub(super) advertise: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) discovery_only: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Protocol {
+    #[default]
+    Nvme,
+    Iscsi,
 }
 
 #[derive(Debug, Default, Deserialize)]

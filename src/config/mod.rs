@@ -10,7 +10,7 @@ mod problem;
 pub use problem::{Invalid, Problem};
 
 use dataplane::disk::single::Unit;
-use dataplane::node::{DiskConfig, DiskSource, NodeConfig, PortalConfig};
+use dataplane::node::{DiskConfig, DiskSource, NodeConfig, PortalConfig, Protocol};
 use dataplane::pci::PciAddress;
 use document::{Cores, Disk, Document, Node, Portal};
 use problem::Problems;
@@ -22,6 +22,8 @@ use uuid::Uuid;
 
 /// The port of NVMe over TCP.
 pub const NVME_PORT: u16 = 4420;
+/// The port of iSCSI.
+pub const ISCSI_PORT: u16 = 3260;
 /// The port of NVMe discovery.
 pub const DISCOVERY_PORT: u16 = 8009;
 /// Longest NQN in bytes (NVM Express Base 2.1, 4.7).
@@ -133,6 +135,20 @@ pub fn fresh_nqn() -> String {
     format!("nqn.2014-08.org.nvmexpress:uuid:{}", Uuid::new_v4())
 }
 
+/// The iSCSI name of a node that is given none: its NQN but for the first letter.
+fn iqn_of(nqn: &str) -> String {
+    let rest = nqn.strip_prefix("nqn.").unwrap_or_default();
+    format!("iqn.{}", rest.to_ascii_lowercase())
+}
+
+/// Why a text is no iSCSI name of a target, if so (RFC 7143, section 4.2.7).
+///
+/// # Errors
+/// A sentence.
+pub fn check_iqn(iqn: &str) -> Result<(), String> {
+    dataplane::node::check_iscsi_name(iqn)
+}
+
 fn node(node: &Spanned<Node>, problems: &mut Problems<'_>) -> NodeConfig {
     let at = node.span();
     let node = node.get_ref();
@@ -156,6 +172,16 @@ fn node(node: &Spanned<Node>, problems: &mut Problems<'_>) -> NodeConfig {
             }
         }
     }
+    let nqn = node.nqn.as_ref().map(|nqn| nqn.get_ref().clone()).unwrap_or_default();
+    let iqn = match &node.iqn {
+        None => iqn_of(&nqn),
+        Some(iqn) => {
+            if let Err(why) = check_iqn(iqn.get_ref()) {
+                problems.add(iqn.span(), why);
+            }
+            iqn.get_ref().clone()
+        }
+    };
     let max = node.max_connections.as_ref();
     if let Some(max) = max
         && !(1..=CONNECTIONS_MAX).contains(max.get_ref())
@@ -164,7 +190,8 @@ fn node(node: &Spanned<Node>, problems: &mut Problems<'_>) -> NodeConfig {
     }
     NodeConfig {
         name,
-        nqn: node.nqn.as_ref().map(|nqn| nqn.get_ref().clone()).unwrap_or_default(),
+        nqn,
+        iqn,
         cores: cores(node.cores.as_ref(), problems),
         poll: node.poll,
         no_iommu: node.no_iommu,
@@ -332,12 +359,17 @@ fn unit(disk: &Disk, problems: &mut Problems<'_>) -> Unit {
 
 fn portals(portals: &[Spanned<Portal>], problems: &mut Problems<'_>) -> Vec<PortalConfig> {
     if portals.is_empty() {
-        let any = |port, discovery_only| PortalConfig {
+        let any = |protocol, port, discovery_only| PortalConfig {
+            protocol,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
             advertise: None,
             discovery_only,
         };
-        return vec![any(NVME_PORT, false), any(DISCOVERY_PORT, true)];
+        return vec![
+            any(Protocol::Nvme, NVME_PORT, false),
+            any(Protocol::Nvme, DISCOVERY_PORT, true),
+            any(Protocol::Iscsi, ISCSI_PORT, false),
+        ];
     }
     if let Some(beyond) = portals.get(PORTALS_MAX) {
         problems.add(beyond.span(), format!("a node has {PORTALS_MAX} portals at most"));
@@ -361,7 +393,17 @@ fn portals(portals: &[Spanned<Portal>], problems: &mut Problems<'_>) -> Vec<Port
 }
 
 fn portal(portal: &Portal, problems: &mut Problems<'_>) -> Option<PortalConfig> {
-    let port = if portal.discovery_only { DISCOVERY_PORT } else { NVME_PORT };
+    let (protocol, port) = match (portal.protocol, portal.discovery_only) {
+        (document::Protocol::Iscsi, is_discovery) => {
+            if is_discovery {
+                let why = "every iSCSI portal answers discovery; none is for it alone".to_owned();
+                problems.add(portal.listen.span(), why);
+            }
+            (Protocol::Iscsi, ISCSI_PORT)
+        }
+        (document::Protocol::Nvme, false) => (Protocol::Nvme, NVME_PORT),
+        (document::Protocol::Nvme, true) => (Protocol::Nvme, DISCOVERY_PORT),
+    };
     let listen = problems.address(&portal.listen, port);
     let advertise = match &portal.advertise {
         None => None,
@@ -374,7 +416,8 @@ fn portal(portal: &Portal, problems: &mut Problems<'_>) -> Option<PortalConfig> 
             Some(address)
         }
     };
-    Some(PortalConfig { listen: listen?, advertise, discovery_only: portal.discovery_only })
+    let discovery_only = portal.discovery_only;
+    Some(PortalConfig { protocol, listen: listen?, advertise, discovery_only })
 }
 
 /// Whether two listening sockets would be in each other's way.

@@ -66,7 +66,8 @@ fn zeroes_are_asked_for_disk_by_disk() {
 fn little_is_needed() {
     let text = format!("node.nqn = \"{}\"\ndisk = [{{ path = \"/d\" }}]", fresh_nqn());
     let config = parse(&text, "little").expect("valid");
-    assert_eq!(config.node.portals.len(), 2);
+    assert_eq!(config.node.portals.len(), 3);
+    assert_eq!(config.node.iqn, config.node.nqn.replacen('n', "i", 1));
     assert!(config.node.cores.is_empty());
     assert_eq!(config.metrics, None);
 }

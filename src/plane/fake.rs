@@ -140,6 +140,7 @@ impl Node for Fake {
                 id: 7,
                 peer: "192.0.2.1:1".to_owned(),
                 host: String::new(),
+                protocol: "nvme".to_owned(),
                 controller: Some(3),
                 queue: None,
                 core: 1,

@@ -10,6 +10,7 @@ pub mod ata;
 pub mod crc32c;
 pub mod disk;
 pub mod fabrics;
+pub mod iscsi;
 pub mod nvme;
 pub mod nvme_tcp;
 pub mod reservation;

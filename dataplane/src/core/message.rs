@@ -1,11 +1,12 @@
 //! What cores say to each other.
 
-use crate::frontend::Connection;
+use crate::frontend::{Connection, Event};
 use crate::net::Handoff;
 use crate::store::{self, Completion, VolumeId};
 use crate::volume::{Piece, Route};
-use nvmeof_target::io::VolumeIndex;
-use nvmeof_target::seam::{CommandErrors, ConnectionId, Event, Namespaces, Reply, Slot};
+use iscsi_target::seam::Order;
+use nvmeof_target::seam::{CommandErrors, Namespaces, Reply, Slot};
+use target_io::{ConnectionId, VolumeIndex};
 
 /// One message. Between two cores they arrive in the order in which they were sent.
 pub(crate) enum Message {
@@ -13,13 +14,16 @@ pub(crate) enum Message {
     Piece { shard: u16, piece: Piece },
     /// The end of a piece that the receiver sent.
     Done(Completion),
-    /// An I/O queue for the receiver to serve.
+    /// An I/O queue or session for the receiver to serve.
     Adopt(Box<Adopted>),
     /// To the control core: a command that the target answers.
     Event { connection: ConnectionId, event: Event },
     /// To the control core: commands of the connection completed with errors.
     Errors { connection: ConnectionId, errors: CommandErrors },
-    /// The target's answer.
+    /// The iSCSI target wants something of a connection. New units are answered by
+    /// `NamespacesSet`.
+    Order { connection: ConnectionId, order: Box<Order> },
+    /// The NVMe target's answer.
     Reply { connection: ConnectionId, slot: Slot, reply: Reply },
     /// Tear this connection down.
     Close(ConnectionId),

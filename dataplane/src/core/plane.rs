@@ -2,15 +2,16 @@
 
 use super::{Adopted, Devices, Links, Message, ShardCommand, ShardReply};
 use crate::dma::Pool;
-use crate::frontend::{Frontend, Post, Surrounding};
+use crate::frontend::{Event, Frontend, Post, Surrounding};
 use crate::net::{Event as NetEvent, Net};
 use crate::node::{Control, DiskCounters, EventLog, Registry};
 use crate::store::{Completion, Shard, VolumeId};
 use crate::volume::{Around, Outbound, Piece, Requests, Routes, ShardAddress, add};
-use nvmeof_target::io::Now;
+use iscsi_target::seam::Order;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use target_io::{ConnectionId, Now};
 
 /// Tags of management requests to shards have this bit; the rest is control's token.
 const MANAGEMENT: u64 = 1 << 63;
@@ -381,6 +382,13 @@ impl Core {
             Message::Reply { connection, slot, reply } => {
                 self.frontend.on_reply(connection, slot, reply, surrounding!(self, now));
             }
+            Message::Order { connection, order } => {
+                let is_units = matches!(*order, Order::Units(..));
+                self.frontend.on_order(connection, *order, surrounding!(self, now));
+                if is_units {
+                    self.tell_control(Message::NamespacesSet, now);
+                }
+            }
             Message::Close(connection) => self.frontend.on_close(connection),
             Message::SetNamespaces(connection, namespaces) => {
                 self.frontend.on_namespaces(connection, namespaces);
@@ -450,14 +458,12 @@ impl Core {
     }
 
     /// A command from a connection on another core.
-    fn forward_event(
-        &mut self,
-        connection: nvmeof_target::seam::ConnectionId,
-        event: nvmeof_target::seam::Event,
-        now: Now,
-    ) {
+    fn forward_event(&mut self, connection: ConnectionId, event: Event, now: Now) {
         let control = self.control.as_mut().expect("events go to the control core");
-        control.remote_event(now, connection, event);
+        match event {
+            Event::Nvme(event) => control.remote_event(now, connection, event),
+            Event::Iscsi(event) => control.iscsi_event(now, connection, event),
+        }
     }
 
     fn command(&mut self, shard: u16, token: u64, command: ShardCommand, now: Now) {

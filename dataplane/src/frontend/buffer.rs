@@ -1,7 +1,7 @@
-//! The arena's buffers as the target sees them.
+//! The arena's buffers as targets see them.
 
 use crate::dma::Buf;
-use nvmeof_target::io::Buffer;
+use target_io::Buffer;
 
 impl Buffer for Buf {
     fn bytes(&self) -> &[u8] {

@@ -1,19 +1,19 @@
 //! One connection: its socket's state beside its protocol's.
 
+use super::protocol::{Protocol, Standing};
 use crate::core::timer::TimerId;
 use crate::dma::{Buf, PAGE};
 use crate::net::TxPart;
-use nvmeof_target::connection as protocol;
-use nvmeof_target::io::Now;
-use nvmeof_target::seam::ConnectionId;
 use std::ops::Range;
+use target_io::{ConnectionId, Now};
 
-/// Bytes that one receive may take beside those that land in their buffers: before Connect, when
-/// anybody may be at the other end; on an admin queue; on an I/O queue.
+/// Bytes that one receive may take beside those that land in their buffers: before Connect or
+/// login, when anybody may be at the other end; where no volume is served; where volumes are.
 pub(super) const STAGING_FIRST: usize = PAGE;
 const STAGING_ADMIN: usize = 16 << 10;
 const STAGING_IO: usize = 64 << 10;
-/// The same on an I/O queue whose last receive filled it: more commands at once are cheaper each.
+/// The same where volumes are served and the last receive filled it: more commands at once are
+/// cheaper each.
 pub(super) const STAGING_FLOODED: usize = 256 << 10;
 
 /// How long a send may go on without a byte that the host takes: its buffers are kept from others.
@@ -32,7 +32,7 @@ const CLOSING_LOOK_PERIOD: Now = Now::from_millis(100);
 /// A connection on the core that serves it.
 pub(crate) struct Connection {
     pub(super) id: ConnectionId,
-    pub(super) protocol: protocol::Connection<Buf>,
+    pub(super) protocol: Protocol,
     pub(super) input: Input,
     /// Parts of the last send, for the next; away while one is outstanding.
     pub(super) parts: Option<Vec<TxPart>>,
@@ -87,7 +87,7 @@ pub(super) enum State {
 }
 
 impl Connection {
-    pub(super) fn new(id: ConnectionId, protocol: protocol::Connection<Buf>) -> Self {
+    pub(super) fn new(id: ConnectionId, protocol: Protocol) -> Self {
         Self {
             id,
             protocol,
@@ -113,11 +113,11 @@ impl Connection {
 
     /// Bytes of staging that the connection's role deserves.
     pub(super) fn staging_len(&self) -> usize {
-        match self.protocol.queue() {
-            None => STAGING_FIRST,
-            Some(queue) if queue.queue_id == 0 => STAGING_ADMIN,
-            Some(_) if self.is_flooded => STAGING_FLOODED,
-            Some(_) => STAGING_IO,
+        match self.protocol.standing() {
+            Standing::Stranger => STAGING_FIRST,
+            Standing::Admin => STAGING_ADMIN,
+            Standing::Io if self.is_flooded => STAGING_FLOODED,
+            Standing::Io => STAGING_IO,
         }
     }
 
@@ -192,7 +192,8 @@ impl Connection {
     pub(super) fn is_due(&self) -> bool {
         let is_serving = self.state == State::Open && self.moving.is_none();
         let has_output = self.protocol.wants_transmit() && !self.is_sending();
-        !is_serving || has_output || self.protocol.is_over()
+        let is_leaving = self.protocol.is_over() || self.protocol.is_ending();
+        !is_serving || has_output || is_leaving
     }
 
     /// Whether the socket has nothing outstanding.
@@ -204,10 +205,12 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frontend::{ProtocolConfig, ProtocolKind};
 
     fn connection() -> Connection {
-        let protocol = protocol::Connection::new(ConnectionId(1), Default::default(), Now::ZERO);
-        Connection::new(ConnectionId(1), protocol)
+        let (id, config) = (ConnectionId(1), ProtocolConfig::default());
+        let protocol = Protocol::new(ProtocolKind::Nvme, id, &config, usize::MAX, Now::ZERO);
+        Connection::new(id, protocol)
     }
 
     #[test]

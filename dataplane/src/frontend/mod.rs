@@ -6,8 +6,10 @@
 
 mod buffer;
 mod connection;
+mod protocol;
 mod pump;
 mod transmit;
 
 pub(crate) use connection::Connection;
+pub(crate) use protocol::{Event, ProtocolConfig, ProtocolKind};
 pub(crate) use pump::{Frontend, Post, Surrounding};

@@ -1,6 +1,7 @@
 //! The connections of one core.
 
 use super::connection::{Connection, Input, STAGING_FIRST, STAGING_FLOODED, State};
+use super::protocol::{Event, Protocol, ProtocolConfig};
 use super::transmit::{Gather, Gathered, Reserve};
 use crate::core::timer::Wheel;
 use crate::core::{Adopted, Links, Message};
@@ -9,11 +10,11 @@ use crate::net::{Event as NetEvent, ListenerId, Net, Rx, SocketId};
 use crate::node::Control;
 use crate::volume::{Around, Origin, Outbound, Outcome, Requests, Routes};
 use hashbrown::HashMap;
-use nvmeof_target::connection as protocol;
-use nvmeof_target::io::{BlockRequest, Now, Surroundings, TRANSFER_MAX, Ticket, VolumeIndex};
-use nvmeof_target::seam::{ConnectionId, Event, Namespaces, Reply, Slot};
+use iscsi_target::seam::Order;
+use nvmeof_target::seam::{Namespaces, Reply, Slot};
 use std::net::SocketAddr;
 use std::ops::Range;
+use target_io::{BlockRequest, ConnectionId, Now, Surroundings, TRANSFER_MAX, Ticket, VolumeIndex};
 
 /// Connections for whose timers there is memory from the start.
 const TIMERS_USUAL: usize = 64;
@@ -60,7 +61,7 @@ pub(crate) struct Frontend {
     drains: Vec<(ConnectionId, VolumeIndex, u64)>,
     heads: Reserve,
     gone: FrontendCounters,
-    config: protocol::Config,
+    config: ProtocolConfig,
 }
 
 /// What connections counted.
@@ -71,21 +72,6 @@ pub(crate) struct FrontendCounters {
     pub(crate) digest_errors: u64,
 }
 
-impl FrontendCounters {
-    fn add(&mut self, counters: &protocol::Counters) {
-        self.commands += counters.reads
-            + counters.writes
-            + counters.flushes
-            + counters.compares
-            + counters.zeroes
-            + counters.datasets
-            + counters.copies
-            + counters.others;
-        self.digest_second_passes += counters.digest_second_pass;
-        self.digest_errors += counters.header_digest_errors + counters.data_digest_errors;
-    }
-}
-
 struct Entry {
     connection: Connection,
     socket: SocketId,
@@ -93,7 +79,7 @@ struct Entry {
 
 impl Frontend {
     /// A frontend whose connections have these limits.
-    pub(crate) fn new(config: protocol::Config) -> Self {
+    pub(crate) fn new(config: ProtocolConfig) -> Self {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
@@ -148,6 +134,7 @@ impl Frontend {
         let entry = self.entries[index as usize].as_mut().expect("drained before it is forgotten");
         let mut door = around(index, entry.connection.protocol.held(), s);
         entry.connection.protocol.complete(origin.ticket, result, &mut door);
+        put_events(&mut entry.connection, s);
         self.mark_dirty(index);
     }
 
@@ -163,6 +150,28 @@ impl Frontend {
             answer(self.connection(index), slot, reply, s);
             self.mark_dirty(index);
         }
+    }
+
+    /// Delivers what the iSCSI target wants of a connection.
+    pub(crate) fn on_order<O: Post>(
+        &mut self,
+        id: ConnectionId,
+        order: Order,
+        s: &mut Surrounding<'_, O>,
+    ) {
+        let Some(&index) = self.by_id.get(&id) else { return };
+        let connection = self.connection(index);
+        if let (Order::Login(reply), Some(control)) = (&order, s.control.as_deref_mut())
+            && let Some((session, _)) = &reply.session
+        {
+            let here = s.out.links().core();
+            let core = control.place_session(id, session.kind);
+            connection.moving = (core != here).then_some(core);
+        }
+        connection.protocol.order(s.now, order);
+        put_events(connection, s);
+        self.mark_dirty(index);
+        self.watch(index, s.now);
     }
 
     /// Ends a connection once what has been answered is sent.
@@ -186,7 +195,7 @@ impl Frontend {
     /// Replaces a connection's namespaces.
     pub(crate) fn on_namespaces(&mut self, id: ConnectionId, namespaces: Namespaces) {
         if let Some(&index) = self.by_id.get(&id) {
-            self.connection(index).protocol.set_namespaces(namespaces);
+            self.connection(index).protocol.nvme().set_namespaces(namespaces);
         }
     }
 
@@ -194,7 +203,7 @@ impl Frontend {
     pub(crate) fn on_abort(&mut self, id: ConnectionId, command_id: u16) -> bool {
         let Some(&index) = self.by_id.get(&id) else { return false };
         self.mark_dirty(index);
-        self.connection(index).protocol.abort(command_id)
+        self.connection(index).protocol.nvme().abort(command_id)
     }
 
     /// Aborts what a connection has asked of a volume and has not begun; says when nothing of it is
@@ -254,7 +263,7 @@ impl Frontend {
     pub(crate) fn counters(&self) -> FrontendCounters {
         let mut sum = self.gone;
         for entry in self.entries.iter().flatten() {
-            sum.add(entry.connection.protocol.counters());
+            entry.connection.protocol.count(&mut sum);
         }
         sum
     }
@@ -267,7 +276,7 @@ impl Frontend {
         s: &mut Surrounding<'_, O>,
     ) {
         let control = s.control.as_deref_mut().expect("only the control core listens");
-        let Some(id) = control.accept(listener, peer, local) else {
+        let Some((id, kind)) = control.accept(listener, peer, local) else {
             s.net.close(socket);
             return;
         };
@@ -278,8 +287,7 @@ impl Frontend {
             return;
         };
         let buffers_max = (s.pool.size() / POOL_SHARE).max(4 * TRANSFER_MAX);
-        let config = protocol::Config { buffers_max, ..self.config };
-        let protocol = protocol::Connection::new(id, config, s.now);
+        let protocol = Protocol::new(kind, id, &self.config, buffers_max, s.now);
         let mut connection = Connection::new(id, protocol);
         connection.input = Input::Held { staging, unread: 0..0 };
         let index = self.insert(connection, socket, s.pool);
@@ -399,6 +407,9 @@ impl Frontend {
             report_errors(&mut entry.connection, s);
         }
         let connection = &mut entry.connection;
+        if connection.protocol.is_ending() && connection.state == State::Open {
+            connection.state = State::Closing;
+        }
         let has_output = connection.protocol.wants_transmit();
         let is_said = !has_output && !connection.is_sending();
         if connection.protocol.is_over() || (connection.state == State::Closing && is_said) {
@@ -445,7 +456,7 @@ impl Frontend {
     /// Forgets a connection that is closed and drained, and says so to the target.
     fn remove<O: Post>(&mut self, index: u32, s: &mut Surrounding<'_, O>) {
         let Entry { connection, socket } = self.take(index);
-        self.gone.add(connection.protocol.counters());
+        connection.protocol.count(&mut self.gone);
         s.net.close(socket);
         match s.control.as_deref_mut() {
             Some(control) => control.closed(s.now, connection.id),
@@ -625,21 +636,26 @@ fn answer<O: Post>(
         let core = control.place(connection.id, role);
         connection.moving = (core != here).then_some(core);
     }
-    connection.protocol.reply(slot, reply);
+    connection.protocol.nvme().reply(slot, reply);
 }
 
-/// Puts an event to the target: directly on its core, by mailbox elsewhere.
+/// Puts an event to its target: directly on its core, by mailbox elsewhere. The iSCSI target
+/// answers by orders.
 fn ask<O: Post>(
     id: ConnectionId,
     event: Event,
     s: &mut Surrounding<'_, O>,
 ) -> Option<(Slot, Reply)> {
-    match s.control.as_deref_mut() {
-        Some(control) => {
+    match (s.control.as_deref_mut(), event) {
+        (Some(control), Event::Nvme(event)) => {
             let slot = event.slot;
             control.event(s.now, id, event).map(|reply| (slot, reply))
         }
-        None => {
+        (Some(control), Event::Iscsi(event)) => {
+            control.iscsi_event(s.now, id, event);
+            None
+        }
+        (None, event) => {
             s.out.links().send(0, Message::Event { connection: id, event });
             None
         }

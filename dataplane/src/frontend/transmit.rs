@@ -1,9 +1,9 @@
 //! Gathers a connection's output into one send.
 
-use crate::dma::{Buf, PAGE, Pool};
+use crate::dma::{Buf, PAGE, Pool, Slice};
 use crate::net::{Tx, TxPart};
-use nvmeof_target::io::{PDU_BYTES_COPIED_MAX, TxSink};
 use std::ops::Range;
+use target_io::{BURST_PDU_BYTES_COPIED_MAX, BURST_PDUS_MAX, PDU_BYTES_COPIED_MAX, TxSink};
 
 /// Bytes of headers in one send.
 const HEADS_MAX: usize = 4 * PAGE;
@@ -35,10 +35,15 @@ impl Reserve {
     }
 }
 
+const _: () = assert!(BURST_PDUS_MAX * BURST_PDU_BYTES_COPIED_MAX <= HEADS_MAX);
+const _: () = assert!(2 * BURST_PDUS_MAX < PARTS_MAX);
+
 /// A send under construction.
 pub(super) struct Gather {
     tx: Tx,
     used: usize,
+    /// The buffer of which parts are sent.
+    shared: Option<Slice>,
 }
 
 impl Gather {
@@ -53,7 +58,7 @@ impl Gather {
         let Some(heads) = pool.alloc(HEADS_MAX).or_else(|| reserve.0.pop()) else {
             return Err(parts);
         };
-        Ok(Self { tx: Tx { heads, parts }, used: 0 })
+        Ok(Self { tx: Tx { heads, parts }, used: 0, shared: None })
     }
 
     /// What was gathered.
@@ -79,6 +84,11 @@ impl TxSink<Buf> for Gather {
         self.used + PDU_BYTES_COPIED_MAX <= HEADS_MAX && self.tx.parts.len() + 4 <= PARTS_MAX
     }
 
+    fn has_room_for(&self, pdus: usize) -> bool {
+        self.used + pdus * BURST_PDU_BYTES_COPIED_MAX <= HEADS_MAX
+            && self.tx.parts.len() + 2 * pdus < PARTS_MAX
+    }
+
     fn bytes(&mut self, bytes: &[u8]) {
         let end = self.used + bytes.len();
         assert!(end <= HEADS_MAX, "a PDU is given only when there is room for it");
@@ -94,6 +104,15 @@ impl TxSink<Buf> for Gather {
 
     fn data(&mut self, buf: Buf, range: Range<usize>) {
         self.tx.parts.push(TxPart::Data(buf.freeze().narrow(range.start, range.len())));
+    }
+
+    fn share(&mut self, buf: Buf) {
+        self.shared = Some(buf.freeze());
+    }
+
+    fn part(&mut self, range: Range<usize>) {
+        let shared = self.shared.as_ref().expect("a buffer is shared before its parts");
+        self.tx.parts.push(TxPart::Data(shared.slice(range.start, range.len())));
     }
 }
 

@@ -14,6 +14,8 @@ pub struct NodeConfig {
     pub name: String,
     /// NVMe qualified name of the default subsystem.
     pub nqn: String,
+    /// iSCSI name of the target.
+    pub iqn: String,
     /// Processors to run on, one reactor each. The first serves admin queues and management.
     pub cores: Vec<usize>,
     /// Never sleep: lowest latency, a whole processor each.
@@ -66,14 +68,26 @@ pub enum DiskSource {
     },
 }
 
-/// One NVMe/TCP portal.
+/// What hosts speak at a portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// NVMe over TCP.
+    #[default]
+    Nvme,
+    /// iSCSI.
+    Iscsi,
+}
+
+/// One portal.
 #[derive(Debug, Clone)]
 pub struct PortalConfig {
+    /// What hosts speak there.
+    pub protocol: Protocol,
     /// Address to bind.
     pub listen: SocketAddr,
     /// Address that discovery names to hosts, if not the one they reached us by.
     pub advertise: Option<SocketAddr>,
-    /// Serve discovery alone.
+    /// Serve NVMe discovery alone.
     pub discovery_only: bool,
 }
 
@@ -153,12 +167,12 @@ pub enum Command {
     },
     /// Lets a host connect; `*` for every host.
     AllowHost {
-        /// The host's NQN.
+        /// The host's NQN, or the initiator's iSCSI name.
         nqn: String,
     },
     /// Takes it back, and disconnects the host.
     DenyHost {
-        /// The host's NQN, or `*`.
+        /// Its name, or `*`.
         nqn: String,
     },
     /// Hosts that may connect.
@@ -235,7 +249,7 @@ pub struct VolumeInfo {
 /// A host on the allowed list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HostInfo {
-    /// Its NQN, or `*`.
+    /// Its NQN or iSCSI name, or `*`.
     pub nqn: String,
 }
 
@@ -269,11 +283,14 @@ pub struct ConnectionInfo {
     pub id: u64,
     /// The host's address.
     pub peer: String,
-    /// The host's NQN, once connected.
+    /// The host's NQN or the initiator's name, once connected.
     pub host: String,
-    /// Controller id, once connected.
+    /// What it speaks: `nvme` or `iscsi`.
+    #[serde(default)]
+    pub protocol: String,
+    /// Controller id, or handle of the session, once connected.
     pub controller: Option<u16>,
-    /// Queue id: 0 is the admin queue.
+    /// Queue id: 0 is the admin queue, or an iSCSI session.
     pub queue: Option<u16>,
     /// Core that serves it.
     pub core: usize,

@@ -29,7 +29,7 @@ impl Control {
     pub(super) fn start(&mut self, call: Call) {
         let (command, answer) = match call {
             Call::Command(command, answer) => (command, answer),
-            Call::Shutdown(answer) => return self.stop(answer),
+            Call::Shutdown(answer) => return self.leave(answer),
         };
         if self.is_stopping() {
             let stopping = "the node is stopping: start it again first";

@@ -6,22 +6,25 @@
 
 use super::commands::Call;
 use super::drains::Drains;
+use super::iscsi::Leaving;
 use super::jobs::Jobs;
 use super::registry::Registry;
 use super::reservations::Asker;
 use super::space::SpaceWatch;
 use super::{ConnectionInfo, EventLog};
 use crate::core::{Message, ShardCommand, ShardReply};
+use crate::frontend::ProtocolKind;
 use crate::net::ListenerId;
 use crate::volume::ShardAddress;
 use crossbeam_channel::Receiver;
 use hashbrown::HashMap;
-use nvmeof_target::io::{Now, VolumeIndex};
-use nvmeof_target::seam::{Action, CommandErrors, ConnectionId, Event, Reply, Role};
+use iscsi_target::target as iscsi;
+use nvmeof_target::seam::{Action, CommandErrors, Event, Reply, Role};
 use nvmeof_target::target::{ConnectionContext, Nqn, PortId, Target};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use target_io::{ConnectionId, Now, VolumeIndex};
 
 /// One disk of the node.
 pub(crate) struct DiskState {
@@ -40,7 +43,9 @@ pub(crate) struct DiskState {
 pub(crate) struct ControlParts {
     pub(crate) target: Target,
     pub(crate) subsystem: Nqn,
-    pub(crate) listeners: HashMap<ListenerId, u16>,
+    pub(crate) iscsi: iscsi::Target,
+    /// Portals by their number, and what they speak.
+    pub(crate) listeners: HashMap<ListenerId, (u16, ProtocolKind)>,
     pub(crate) disks: Vec<DiskState>,
     pub(crate) cores: u16,
     pub(crate) connections_max: usize,
@@ -53,20 +58,22 @@ pub(crate) struct ControlParts {
 pub(crate) struct Control {
     pub(crate) target: Target,
     pub(crate) subsystem: Nqn,
+    pub(super) iscsi: iscsi::Target,
     pub(crate) disks: Vec<DiskState>,
     pub(crate) cores: u16,
     pub(crate) events: EventLog,
     pub(crate) registry: Registry,
     pub(super) jobs: Jobs,
-    pub(super) listeners: HashMap<ListenerId, u16>,
-    places: HashMap<ConnectionId, Place>,
+    pub(super) listeners: HashMap<ListenerId, (u16, ProtocolKind)>,
+    pub(super) places: HashMap<ConnectionId, Place>,
     next_connection: u64,
     pub(super) connections_max: usize,
-    /// I/O queues on each core.
+    /// I/O queues and sessions on each core.
     load: Vec<u32>,
     orders: VecDeque<(u16, Message)>,
-    /// Cores that have not yet taken over new namespaces: the target's later actions wait.
-    unsettled: u32,
+    /// Connections that have not yet taken over new namespaces or units: the targets' later actions
+    /// wait.
+    pub(super) unsettled: u32,
     is_ready: bool,
     /// When the target is to have new figures of the node's health.
     next_health: Now,
@@ -74,13 +81,16 @@ pub(crate) struct Control {
     /// Actions that wait for them, in order.
     pub(super) held: VecDeque<Held>,
     pub(super) drains: Drains,
+    pub(super) leaving: Option<Leaving>,
     inbox: Receiver<Call>,
 }
 
-/// What waits until every core has taken over new namespaces.
+/// What waits until every core has taken over new namespaces and units.
 pub(super) enum Held {
-    /// An action of the target.
+    /// An action of the NVMe target.
     Target(Action),
+    /// An action of the iSCSI target.
+    Iscsi(iscsi::Action),
     /// A connection whose requests to a volume are to end.
     Drain { connection: ConnectionId, volume: VolumeIndex, token: u64 },
 }
@@ -95,14 +105,19 @@ const STRANGERS_MIN: usize = 16;
 const HEALTH_PERIOD: Now = Now::from_secs(1);
 
 /// Where a connection is served.
-struct Place {
+pub(super) struct Place {
     /// Where it is now.
-    core: u16,
+    pub(super) core: u16,
     /// The core on whose load it counts: where it is, or will be.
     load: Option<u16>,
-    context: ConnectionContext,
+    /// What it speaks.
+    protocol: ProtocolKind,
+    /// Number of its portal, and the address by which the host reached that.
+    pub(super) portal: u16,
+    pub(super) local: IpAddr,
     peer: SocketAddr,
-    role: Option<(u16, u16)>,
+    /// Controller and queue; of an iSCSI session, its handle and 0.
+    pub(super) role: Option<(u16, u16)>,
 }
 
 impl Control {
@@ -110,6 +125,7 @@ impl Control {
         Self {
             target: parts.target,
             subsystem: parts.subsystem,
+            iscsi: parts.iscsi,
             disks: parts.disks,
             cores: parts.cores,
             events: parts.events,
@@ -127,6 +143,7 @@ impl Control {
             space: SpaceWatch::default(),
             held: VecDeque::new(),
             drains: Drains::default(),
+            leaving: None,
             inbox: parts.inbox,
         }
     }
@@ -143,6 +160,7 @@ impl Control {
         if !self.is_ready && !self.is_loading() {
             self.is_ready = true;
             self.target.set_ready();
+            self.iscsi.set_ready();
         }
         if now >= self.next_health {
             self.next_health = now + HEALTH_PERIOD;
@@ -155,6 +173,7 @@ impl Control {
             worked = true;
             self.target.on_deadline(now);
         }
+        worked |= self.advance_leaving(now);
         self.take_actions();
         worked || !self.orders.is_empty()
     }
@@ -164,7 +183,8 @@ impl Control {
         if !self.orders.is_empty() || (self.unsettled == 0 && !self.held.is_empty()) {
             return Some(Now::ZERO);
         }
-        self.target.deadline().into_iter().chain([self.next_health]).min()
+        let timers = [self.target.deadline(), self.leaving_deadline(), Some(self.next_health)];
+        timers.into_iter().flatten().min()
     }
 
     /// The next message that a core is to have.
@@ -172,13 +192,13 @@ impl Control {
         self.orders.pop_front()
     }
 
-    /// A host has connected: its connection's number; `None` to refuse.
+    /// A host has connected: its connection's number, and what it speaks; `None` to refuse.
     pub(crate) fn accept(
         &mut self,
         listener: ListenerId,
         peer: SocketAddr,
         local: SocketAddr,
-    ) -> Option<ConnectionId> {
+    ) -> Option<(ConnectionId, ProtocolKind)> {
         if self.is_stopping() || self.places.len() >= self.connections_max {
             return None;
         }
@@ -188,12 +208,13 @@ impl Control {
         if self.places.values().filter(is_stranger).count() >= strangers_max {
             return None;
         }
-        let port = PortId(*self.listeners.get(&listener)?);
-        let context = ConnectionContext { port, local: local.ip() };
+        let &(portal, protocol) = self.listeners.get(&listener)?;
+        let local = local.ip();
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        self.places.insert(id, Place { core: 0, load: None, context, peer, role: None });
-        Some(id)
+        let place = Place { core: 0, load: None, protocol, portal, local, peer, role: None };
+        self.places.insert(id, place);
+        Some((id, protocol))
     }
 
     /// Chooses the core for a connection whose Connect succeeded.
@@ -204,9 +225,14 @@ impl Control {
         if matches!(role, Role::Admin(_)) {
             return 0;
         }
+        self.choose_core(id)
+    }
+
+    /// The core with the least to do, which the connection then counts on.
+    pub(super) fn choose_core(&mut self, id: ConnectionId) -> u16 {
         let core = (0..self.cores).min_by_key(|&core| self.load[usize::from(core)]).unwrap_or(0);
         self.load[usize::from(core)] += 1;
-        place.load = Some(core);
+        self.places.get_mut(&id).expect("placed while it is open").load = Some(core);
         core
     }
 
@@ -218,7 +244,8 @@ impl Control {
     /// A command of a connection on this core.
     pub(crate) fn event(&mut self, now: Now, id: ConnectionId, event: Event) -> Option<Reply> {
         let place = self.places.get(&id)?;
-        let (context, is_queue, slot) = (place.context, place.role.is_some(), event.slot);
+        let context = ConnectionContext { port: PortId(place.portal), local: place.local };
+        let (is_queue, slot) = (place.role.is_some(), event.slot);
         self.collect_actions();
         let reply = self.target.event(now, id, context, event)?;
         if !is_queue || (self.unsettled == 0 && self.held.is_empty()) {
@@ -249,7 +276,10 @@ impl Control {
             if let Some(core) = place.load {
                 self.load[usize::from(core)] -= 1;
             }
-            self.target.closed(now, id);
+            match place.protocol {
+                ProtocolKind::Nvme => self.target.closed(now, id),
+                ProtocolKind::Iscsi => self.iscsi.closed(id),
+            }
         }
     }
 
@@ -290,6 +320,10 @@ impl Control {
                 id: id.0,
                 peer: place.peer.to_string(),
                 host: self.host_of(*id),
+                protocol: match place.protocol {
+                    ProtocolKind::Nvme => "nvme".to_owned(),
+                    ProtocolKind::Iscsi => "iscsi".to_owned(),
+                },
                 controller: place.role.map(|(controller, _)| controller),
                 queue: place.role.map(|(_, queue)| queue),
                 core: usize::from(place.core),
@@ -300,20 +334,23 @@ impl Control {
     }
 
     fn host_of(&self, id: ConnectionId) -> String {
-        self.target.queue(id).map(|queue| queue.host.to_string()).unwrap_or_default()
+        let queue = self.target.queue(id).map(|queue| queue.host.to_string());
+        let session = || self.iscsi.session(id).map(|session| session.initiator);
+        queue.or_else(session).unwrap_or_default()
     }
 
-    /// Turns the target's actions into orders. Actions after new namespaces wait until every core
-    /// has those, so that no host hears of a change before its I/O queues know it.
+    /// Turns the targets' actions into orders. Actions after new namespaces or units wait until
+    /// every core has those, so that no host hears of a change before its I/O queues know it.
     fn take_actions(&mut self) {
         self.collect_actions();
         while let Some(held) = self.held.pop_front() {
-            if self.unsettled > 0 && !matches!(held, Held::Target(Action::SetNamespaces(..))) {
+            if self.unsettled > 0 && !held.is_update() {
                 self.held.push_front(held);
                 break;
             }
             match held {
                 Held::Target(action) => self.obey(action),
+                Held::Iscsi(action) => self.obey_iscsi(action),
                 Held::Drain { connection, volume, token } => {
                     self.send_drain(connection, volume, token);
                 }
@@ -350,11 +387,26 @@ impl Control {
         self.places.get(&id).map(|place| place.core)
     }
 
-    /// Puts what the target wants behind what waits.
+    /// Puts what the targets want behind what waits.
     pub(super) fn collect_actions(&mut self) {
         while let Some(action) = self.target.take_action() {
             self.held.push_back(Held::Target(action));
         }
+        while let Some(action) = self.iscsi.take_action() {
+            self.held.push_back(Held::Iscsi(action));
+        }
+    }
+}
+
+impl Held {
+    /// Whether cores get new namespaces or units by it.
+    fn is_update(&self) -> bool {
+        use iscsi_target::seam::Order;
+        matches!(
+            self,
+            Self::Target(Action::SetNamespaces(..))
+                | Self::Iscsi(iscsi::Action::Order(_, Order::Units(..)))
+        )
     }
 }
 

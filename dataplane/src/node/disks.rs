@@ -482,6 +482,7 @@ mod tests {
         NodeConfig {
             name: "test".into(),
             nqn: "nqn.2026-11.io.basalt:test".into(),
+            iqn: "iqn.2026-11.io.basalt:test".into(),
             cores: vec![0, 1],
             poll: false,
             no_iommu: false,

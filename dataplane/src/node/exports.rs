@@ -1,6 +1,11 @@
-//! The target as a node's configuration describes it: one subsystem, one port per portal.
+//! The targets as a node's configuration describes them: one subsystem and one iSCSI target,
+//! reached through all portals of their protocol.
 
-use super::{NodeConfig, StartError};
+use super::{NodeConfig, Protocol, StartError};
+use crate::frontend::ProtocolKind;
+use crate::net::ListenerId;
+use hashbrown::HashMap;
+use iscsi_target::target as protocol;
 use nvmeof_target::target::{
     AllowedHosts, Nqn, Port, PortId, SubsystemConfig, Target, TargetConfig,
 };
@@ -28,6 +33,9 @@ pub(crate) fn target(
     };
     target.add_subsystem(subsystem).map_err(|error| refuse("`nqn`", error.to_string()))?;
     for (number, (portal, &listen)) in config.portals.iter().zip(addresses).enumerate() {
+        if portal.protocol != Protocol::Nvme {
+            continue;
+        }
         let port = Port {
             id: PortId(number as u16),
             listen,
@@ -37,4 +45,53 @@ pub(crate) fn target(
         target.add_port(port).map_err(|error| refuse("[[portal]]", error.to_string()))?;
     }
     Ok((target, nqn))
+}
+
+/// Portals by their listeners, with what they speak; and the addresses of all.
+pub(super) fn portals(
+    config: &NodeConfig,
+    listeners: Vec<(ListenerId, SocketAddr)>,
+) -> (HashMap<ListenerId, (u16, ProtocolKind)>, Vec<SocketAddr>) {
+    let portals = listeners.into_iter().zip(&config.portals).enumerate();
+    portals
+        .map(|(number, ((listener, address), portal))| {
+            let kind = match portal.protocol {
+                Protocol::Nvme => ProtocolKind::Nvme,
+                Protocol::Iscsi => ProtocolKind::Iscsi,
+            };
+            ((listener, (number as u16, kind)), address)
+        })
+        .unzip()
+}
+
+/// Why a text is no iSCSI name, if so.
+///
+/// # Errors
+/// A sentence.
+pub fn check_iscsi_name(name: &str) -> Result<(), String> {
+    protocol::IscsiName::new(name).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// An iSCSI target that knows its portals, and no unit yet; `addresses` as above.
+pub(crate) fn iscsi(
+    config: &NodeConfig,
+    addresses: &[SocketAddr],
+    entropy: protocol::Entropy,
+) -> Result<protocol::Target, StartError> {
+    let name = protocol::IscsiName::new(&config.iqn)
+        .map_err(|error| StartError::Config(format!("`iqn`: {error}")))?;
+    let config_of_target = protocol::TargetConfig {
+        name,
+        alias: config.name.clone(),
+        terms: protocol::Terms::default(),
+        receive_max: iscsi_target::limits::RECEIVE_MAX,
+    };
+    let mut target = protocol::Target::new(config_of_target, entropy);
+    for (number, (portal, &listen)) in config.portals.iter().zip(addresses).enumerate() {
+        if portal.protocol == Protocol::Iscsi {
+            let (id, advertised) = (number as u16, portal.advertise);
+            target.add_portal(protocol::Portal { id, listen, advertised });
+        }
+    }
+    Ok(target)
 }

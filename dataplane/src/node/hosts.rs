@@ -8,6 +8,7 @@ use super::record::{NQN_MAX, Record};
 use super::{Answer, CommandError, Severity};
 use crate::core::ShardCommand;
 use crate::store;
+use iscsi_target::target::{Credentials, IscsiName};
 use nvmeof_target::target::Nqn;
 
 /// Most hosts on the allowed list.
@@ -75,11 +76,19 @@ impl Control {
     /// Puts a host (or `*`, every host) on the subsystem's list, or takes it off.
     pub(super) fn set_host(&mut self, host: &str, is_allowed: bool) {
         let subsystem = &self.subsystem;
-        let changed = match (host, Nqn::new(host)) {
+        let as_host = match (host, Nqn::new(host)) {
             ("*", _) => self.target.set_allow_any(subsystem, is_allowed),
             (_, Ok(host)) if is_allowed => self.target.allow_host(subsystem, host),
             (_, Ok(host)) => self.target.deny_host(subsystem, &host),
             (_, Err(error)) => Err(error),
+        };
+        let as_host = as_host.map_err(|error| error.to_string());
+        let credentials = is_allowed.then(Credentials::default);
+        let as_initiator = || self.set_initiator(host, credentials).map_err(|e| e.to_string());
+        let changed = match host {
+            "*" => as_host.and_then(|()| as_initiator()),
+            _ if is_initiator(host) => as_initiator(),
+            _ => as_host,
         };
         if let Err(error) = changed {
             self.events.note(Severity::Error, "host.refused", format!("host {host}: {error}"));
@@ -191,10 +200,17 @@ impl Control {
     }
 }
 
+/// Whether this is an initiator's name rather than a host's.
+fn is_initiator(name: &str) -> bool {
+    IscsiName::new(name).is_ok()
+}
+
 fn check_nqn(nqn: &str) -> Result<(), CommandError> {
-    if nqn != "*" && (Nqn::new(nqn).is_err() || nqn.len() > NQN_MAX) {
+    let is_host = Nqn::new(nqn).is_ok() && nqn.len() <= NQN_MAX;
+    if nqn != "*" && !is_host && !is_initiator(nqn) {
         let rule = "a host is named by its NQN (nqn.…, at most 223 bytes; see /etc/nvme/hostnqn), \
-                    or * for every host";
+                    an initiator by its iSCSI name (iqn.…, eui.… or naa.…; see \
+                    /etc/iscsi/initiatorname.iscsi), and * is every one";
         return Err(CommandError::Invalid(rule.into()));
     }
     Ok(())

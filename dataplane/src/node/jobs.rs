@@ -353,6 +353,11 @@ impl Control {
         volume.is_busy = false;
         volume.record.size = size;
         let (nsid, is_shown) = (NamespaceId(volume.record.nsid), volume.is_shown);
+        let lun = super::iscsi::lun(volume);
+        if is_shown && let Err(error) = self.iscsi.resize_unit(lun, size) {
+            let text = format!("volume {name}: {error}");
+            self.events.note(Severity::Error, "volume.refused", text);
+        }
         self.events.note(Severity::Info, "volume.resized", format!("volume {name}: {size} bytes"));
         if is_shown && let Err(error) = self.target.resize_namespace(&self.subsystem, nsid, size) {
             return Progress::Done(Err(self.unseen(name, &error)));
@@ -507,6 +512,10 @@ impl Control {
         };
         self.target.add_namespace(&self.subsystem, namespace)?;
         volume.is_shown = true;
+        if let Err(error) = self.export_unit(name) {
+            let text = format!("volume {name}: initiators do not see it: {error}");
+            self.events.note(Severity::Error, "volume.refused", text);
+        }
         self.show_reservations(name);
         Ok(())
     }
@@ -514,8 +523,13 @@ impl Control {
     /// Takes a volume from the sight of hosts, if they see it.
     pub(super) fn hide(&mut self, name: &str) {
         let volume = self.volume_mut(name);
+        let lun = super::iscsi::lun(volume);
         let (nsid, was_shown) =
             (NamespaceId(volume.record.nsid), std::mem::take(&mut volume.is_shown));
+        if was_shown && let Err(error) = self.iscsi.remove_unit(lun) {
+            let text = format!("volume {name} has lost its unit: {error}");
+            self.events.note(Severity::Error, "volume.refused", text);
+        }
         if was_shown && let Err(error) = self.target.remove_namespace(&self.subsystem, nsid) {
             let text = format!("volume {name} has lost its namespace: {error}");
             self.events.note(Severity::Error, "volume.refused", text);

@@ -12,6 +12,7 @@ mod exports;
 mod handle;
 mod health;
 mod hosts;
+mod iscsi;
 mod jobs;
 mod load;
 mod record;
@@ -27,8 +28,9 @@ pub(crate) use control::Control;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use control::{ControlParts, DiskState};
 pub(crate) use events::EventLog;
+pub use exports::check_iscsi_name;
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use exports::target;
+pub(crate) use exports::{iscsi, target};
 pub use handle::NodeHandle;
 pub(crate) use health::HealthWatch;
 pub(crate) use registry::Registry;

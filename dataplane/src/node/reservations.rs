@@ -36,6 +36,8 @@ const _: () = assert!(PARTS_MAX <= u8::MAX as usize);
 pub(super) enum Asker {
     /// The NVMe target, by its token.
     Nvme(u64),
+    /// The iSCSI target, by its token.
+    Iscsi(u64),
 }
 
 /// An order.
@@ -112,6 +114,7 @@ impl Control {
         if !volume.reservations.table.is_new() {
             let (index, table) = (volume.index, volume.reservations.table.clone());
             self.target.set_reservations(index, &table, &[]);
+            self.iscsi.set_reservations(index, &table, &[]);
         }
     }
 
@@ -180,17 +183,20 @@ impl Control {
         let name = name.clone();
         self.note_reservation(&name, &before, &ask.who, &outcome);
         self.target.set_reservations(volume, &table, &outcome.notices);
-        let preempted = outcome.aborts.iter();
-        let queues: Vec<_> = preempted.flat_map(|who| self.target.io_queues_of(who)).collect();
+        self.iscsi.set_reservations(volume, &table, &outcome.notices);
+        let queues = outcome.aborts.iter().flat_map(|who| self.target.io_queues_of(who));
+        let sessions = outcome.aborts.iter().flat_map(|who| self.iscsi.connections_of(who));
+        let preempted = queues.chain(sessions).collect();
         // Behind the new access, which the target has just ordered.
         self.collect_actions();
-        self.drain(queues, volume, Answered::Order(ask.asker));
+        self.drain(preempted, volume, Answered::Order(ask.asker));
     }
 
     /// Tells who gave an order what came of it.
     pub(super) fn answer_order(&mut self, asker: Asker, result: Result<(), Failure>) {
         match asker {
             Asker::Nvme(token) => self.target.reservation_result(token, result),
+            Asker::Iscsi(token) => self.iscsi.reservation_result(token, result),
         }
         self.collect_actions();
     }

@@ -13,12 +13,10 @@ use super::registry::Registry;
 use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
 use crate::core::{Clock, Core, CoreParts, CoreStats, Devices, Links, ShardSeat, mesh, run};
 use crate::dma::{Arena, Pool};
-use crate::frontend::Frontend;
+use crate::frontend::{Frontend, ProtocolConfig};
 use crate::net::{ListenerId, Net};
 use crate::uring::{Ring, RingOptions, SocketOptions, Sockets, Waker};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use hashbrown::HashMap;
-use nvmeof_target::connection::Config as ConnectionConfig;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -101,17 +99,15 @@ fn finish(
     tell_offline(&disks, &registry, &events);
     tell_growable(&disks, &events);
     let (calls, inbox) = unbounded();
-    let (listeners, addresses): (HashMap<_, _>, Vec<_>) = listeners
-        .into_iter()
-        .enumerate()
-        .map(|(portal, (listener, address))| ((listener, portal as u16), address))
-        .unzip();
+    let (listeners, addresses) = super::exports::portals(config, listeners);
     let cores = config.cores.len();
     let seed = Uuid::new_v4().as_u64_pair().0;
     let (target, subsystem) = super::exports::target(config, &addresses, seed)?;
+    let iscsi = super::exports::iscsi(config, &addresses, super::iscsi::entropy())?;
     let parts = ControlParts {
         target,
         subsystem,
+        iscsi,
         listeners,
         disks: disks.states(cores),
         cores: cores as u16,
@@ -286,7 +282,7 @@ impl CoreThread {
             control.load(entries);
             control
         });
-        let frontend = Frontend::new(ConnectionConfig::default());
+        let frontend = Frontend::new(ProtocolConfig::default());
         let net = Box::new(net);
         let parts = CoreParts { links, pool, net, shards, registry, log, frontend, control, stats };
         let mut core = Core::new(parts);

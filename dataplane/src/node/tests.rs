@@ -29,13 +29,19 @@ impl Bench {
         let config = NodeConfig {
             name: "test".into(),
             nqn: NQN.into(),
+            iqn: "iqn.2026-11.io.basalt:test".into(),
             cores: vec![0, 1],
             poll: false,
             no_iommu: false,
             buffers_per_core: 64 << 20,
             metadata_cache: 4 << 20,
             disks: disks.iter().map(disk).collect(),
-            portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
+            portals: vec![PortalConfig {
+                protocol: Default::default(),
+                listen,
+                advertise: None,
+                discovery_only: false,
+            }],
             max_connections: 64,
         };
         let node = start(&config).unwrap();

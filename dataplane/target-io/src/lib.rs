@@ -1,6 +1,7 @@
 //! What a sans-IO target asks of the core that runs it: one vocabulary for all protocols.
 #![forbid(unsafe_code)]
 
+pub mod digest;
 pub mod grid;
 #[cfg(any(test, fuzzing, feature = "testing"))]
 pub mod testing;
@@ -168,15 +169,29 @@ pub trait TxSink<B> {
     /// Whether one more PDU may be given: one [`TxSink::data`] and at most
     /// [`PDU_BYTES_COPIED_MAX`] in calls of [`TxSink::bytes`].
     fn has_room(&self) -> bool;
+    /// Whether so many PDUs may be given that carry parts of one buffer, each with at most
+    /// [`BURST_PDU_BYTES_COPIED_MAX`] in calls of [`TxSink::bytes`]. Of an empty sink true up to
+    /// [`BURST_PDUS_MAX`].
+    fn has_room_for(&self, pdus: usize) -> bool;
     /// Copies a few bytes: headers and digests.
     fn bytes(&mut self, bytes: &[u8]);
     /// Hands over a range of a buffer without a copy.
     fn data(&mut self, buf: B, range: Range<usize>);
+    /// Hands over a buffer of which parts are to be sent: see [`TxSink::part`].
+    fn share(&mut self, buf: B);
+    /// A range of the buffer that was handed over last by [`TxSink::share`], without a copy.
+    fn part(&mut self, range: Range<usize>);
 }
 
 /// Most bytes of one PDU that are given through [`TxSink::bytes`]: a header, its digest and
 /// padding, a page of copied data, its digest.
 pub const PDU_BYTES_COPIED_MAX: usize = 4096 + 256;
+
+/// As [`PDU_BYTES_COPIED_MAX`], of PDUs that are given several at once: a header and two digests.
+pub const BURST_PDU_BYTES_COPIED_MAX: usize = 64;
+
+/// Most PDUs that are given at once: a transfer, unaligned, of 8 KiB in each.
+pub const BURST_PDUS_MAX: usize = TRANSFER_MAX / 8192 + 2;
 
 /// Largest data transfer of one command in bytes (reported as MDTS).
 pub const TRANSFER_MAX: usize = 1 << 20;

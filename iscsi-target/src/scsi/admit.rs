@@ -2,6 +2,7 @@
 //! logical unit, unit attention, reservation, readiness, and then its fields.
 
 use super::plan::{Order, copy_in, copy_out, order};
+use super::task::Job;
 use super::{
     Access, Admitted, Attentions, ControlCommand, DataIn, Ending, Lun, Needs, PARAMETER_LIST_MAX,
     Protection, Readiness, Sense, Status, Task, Unit,
@@ -77,10 +78,10 @@ pub fn admit<B: Buffer>(
     }
 }
 
-fn admit_order<B: Buffer>(request: Request<'_>, unit: &Unit, order: Order<B>) -> Admitted<B> {
+fn admit_order<B: Buffer>(request: Request<'_>, unit: &Unit, mut order: Order<B>) -> Admitted<B> {
     let fail =
         |sense: Sense| Admitted::End(Ending::check(sense.with_format(unit.descriptor_sense)));
-    let (needs, is_exact) = match &order {
+    let (mut needs, is_exact) = match &order {
         Order::Task { needs, is_exact, .. } => (*needs, *is_exact),
         Order::Control(needs) => (*needs, false),
         Order::End(_) => (Needs::default(), false),
@@ -90,6 +91,15 @@ fn admit_order<B: Buffer>(request: Request<'_>, unit: &Unit, order: Order<B>) ->
     {
         // More blocks than the count of one byte can say, some initiators: the count is wrong.
         return fail(Sense::cdb_byte(13));
+    }
+    needs.named = needs.data_out;
+    if let Order::Task { job: Job::Write(write), .. } = &mut order
+        && offered < needs.data_out
+    {
+        // As with other transports, the blocks that come whole are written, and the transport says
+        // that there should have been more (FCP-4 section 9.4.2).
+        needs.data_out = offered >> unit.block_shift << unit.block_shift;
+        write.shorten(needs.data_out);
     }
     if offered < needs.data_out || (is_exact && offered != needs.data_out) {
         return fail(Sense::illegal(AdditionalSense::InvalidFieldInInformationUnit));

@@ -149,6 +149,9 @@ pub struct ControlCommand {
 pub struct Needs {
     /// Bytes of data-out; [`admit`] has seen that the initiator offers as many.
     pub data_out: u32,
+    /// Bytes of data-out that the CDB names: more where the initiator offers fewer and only what it
+    /// offers is written.
+    pub named: u32,
     /// Where byte 0 of the data-out lands in its page-aligned buffer.
     pub page_offset: u32,
     /// Most bytes of data-in.

@@ -197,7 +197,7 @@ fn read<B: Buffer>(fields: Fields, unit: &Unit) -> Result<Order<B>, Sense> {
 
 /// Data-out that lie in their buffer as they do in their blocks.
 fn data_out(range: Bytes) -> Needs {
-    Needs { data_out: range.len as u32, page_offset: range.head(), data_in_max: 0 }
+    Needs { data_out: range.len as u32, page_offset: range.head(), ..Needs::default() }
 }
 
 fn write<B: Buffer>(fields: Fields, unit: &Unit, verify: bool) -> Result<Order<B>, Sense> {

@@ -36,7 +36,6 @@
 mod admit;
 mod bulk;
 mod counters;
-mod digest;
 mod errors;
 mod execute;
 #[cfg(any(test, fuzzing))]

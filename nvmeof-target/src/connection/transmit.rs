@@ -1,10 +1,10 @@
 //! The sending side: which PDUs are due, and how they look.
 
-use super::digest::digest;
 use super::errors::is_logged;
 use super::header::Violation;
 use super::slots::{Kind, State};
 use super::{Connection, Phase};
+use crate::io::digest::digest;
 use crate::io::{Buffer, TxSink};
 use crate::seam::CommandError;
 use std::collections::VecDeque;

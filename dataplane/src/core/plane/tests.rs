@@ -3,10 +3,10 @@ use crate::core::mesh;
 use crate::disk::ram::RamDisk;
 use crate::disk::{self, Disk, Info, Op, Shared, Tag};
 use crate::dma::Arena;
+use crate::frontend::ProtocolConfig;
 use crate::net::{Handoff, ListenerId, Rx, SocketId, Tx};
 use crate::store::{self, ChunkKey, Extent, FormatOptions, OpenOptions, Request, Shard, VolumeId};
 use crate::uring::Waker;
-use nvmeof_target::connection::Config as ConnectionConfig;
 use nvmeof_target::io::VolumeIndex;
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -46,7 +46,7 @@ fn core(links: Links, pool: Rc<Pool>, shards: Vec<Shard>) -> Core {
         shards: shards.into_iter().enumerate().map(|(at, shard)| (seat(at), shard)).collect(),
         registry: Registry::default(),
         log: EventLog::new(|| 0),
-        frontend: Frontend::new(ConnectionConfig::default()),
+        frontend: Frontend::new(ProtocolConfig::default()),
         control: None,
         stats: Arc::new(CoreStats::default()),
     })

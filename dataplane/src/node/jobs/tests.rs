@@ -3,13 +3,14 @@
 mod reservations;
 
 use super::*;
+use crate::frontend::ProtocolKind;
 use crate::net::ListenerId;
 use crate::node::commands::{Call, VOLUMES_MAX};
 use crate::node::control::{ControlParts, DiskState};
 use crate::node::hosts::HOSTS_MAX;
 use crate::node::record::Record;
 use crate::node::{
-    Command, DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Registry, target,
+    Command, DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Registry, iscsi, target,
 };
 use crate::store::VolumeId;
 use crate::volume::ShardAddress;
@@ -58,13 +59,19 @@ impl Bench {
         let config = NodeConfig {
             name: "test".into(),
             nqn: "nqn.2026-11.io.basalt:test".into(),
+            iqn: "iqn.2026-11.io.basalt:test".into(),
             cores: vec![0, 1],
             poll: true,
             no_iommu: false,
             buffers_per_core: 0,
             metadata_cache: 0,
             disks: vec![DiskConfig { source: ram, journal: None, zero_on_free: false }],
-            portals: vec![PortalConfig { listen, advertise: None, discovery_only: false }],
+            portals: vec![PortalConfig {
+                protocol: Default::default(),
+                listen,
+                advertise: None,
+                discovery_only: false,
+            }],
             max_connections: 8,
         };
         let (target, subsystem) = target(&config, &[listen], 1).unwrap();
@@ -75,9 +82,11 @@ impl Bench {
             shards: (0..CORES).map(|core| ShardAddress { core, shard: number as u16 }).collect(),
             offline: None,
         };
+        let iscsi = iscsi(&config, &[listen], Box::new(|bytes| bytes.fill(7))).unwrap();
         let mut control = Control::new(ControlParts {
             target,
             subsystem,
+            iscsi,
             listeners: HashMap::new(),
             disks: (0..DISKS).map(disk).collect(),
             cores: CORES,
@@ -311,9 +320,10 @@ impl Bench {
 
     /// Connects a queue of a controller; the controller.
     fn connect_queue(&mut self, queue: u32, controller: u16) -> u16 {
-        self.control.listeners.insert(ListenerId(0), 1);
+        self.control.listeners.insert(ListenerId(0), (1, ProtocolKind::Nvme));
         let address = SocketAddr::from(([127, 0, 0, 1], 4420));
-        let id = self.control.accept(ListenerId(0), address, address).expect("room");
+        let accepted = self.control.accept(ListenerId(0), address, address);
+        let (id, _) = accepted.expect("room");
         let mut data = vec![0; 1024];
         data[..16].fill(9);
         data[16..18].copy_from_slice(&controller.to_le_bytes());
@@ -407,11 +417,12 @@ fn no_host_reads_a_size_that_its_queues_do_not_know() {
 #[test]
 fn strangers_of_one_address_leave_room_for_others() {
     let mut bench = Bench::new();
-    bench.control.listeners.insert(ListenerId(0), 1);
+    bench.control.listeners.insert(ListenerId(0), (1, ProtocolKind::Nvme));
     bench.control.connections_max = 256;
     let accept = |bench: &mut Bench, peer: &str| {
         let local = SocketAddr::from(([127, 0, 0, 1], 4420));
-        bench.control.accept(ListenerId(0), SocketAddr::new(peer.parse().unwrap(), 1000), local)
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1000);
+        bench.control.accept(ListenerId(0), peer, local).map(|(id, _)| id)
     };
     let strangers: Vec<_> =
         (0..32).map(|_| accept(&mut bench, "192.0.2.1").expect("room")).collect();

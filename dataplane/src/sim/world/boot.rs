@@ -4,11 +4,11 @@ use super::operator::name_of;
 use super::{CORES_MAX, NQN, POOL, SimNode, Work, World, address};
 use crate::core::{Core, CoreParts, CoreStats, ShardSeat, mesh_of};
 use crate::dma::{Buf, Pool};
-use crate::frontend::Frontend;
+use crate::frontend::{Frontend, ProtocolConfig, ProtocolKind};
 use crate::net::Net;
 use crate::node::{
     Command, Control, ControlParts, DiskConfig, DiskSource, DiskState, EventLog, NodeConfig,
-    PortalConfig, Record, Registry, target,
+    PortalConfig, Record, Registry, iscsi, target,
 };
 use crate::sim::model::Space;
 use crate::sim::network::SimNet;
@@ -16,7 +16,6 @@ use crate::store::{self, FormatOptions, Mode, Mounting, OpenOptions, Shard};
 use crate::uring::Waker;
 use crate::volume::ShardAddress;
 use crossbeam_channel::{Receiver, unbounded};
-use nvmeof_target::connection::Config as ConnectionConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -207,7 +206,7 @@ impl World<'_> {
                 shards: seat.shards,
                 registry: registry.clone(),
                 log: events.clone(),
-                frontend: Frontend::new(ConnectionConfig::default()),
+                frontend: Frontend::new(ProtocolConfig::default()),
                 control,
                 stats: Arc::new(CoreStats::default()),
             });
@@ -228,10 +227,13 @@ impl World<'_> {
         let (listener, listen) = net.listen(address()).expect("a simulated address");
         let (target, subsystem) =
             target(&self.config(), &[listen], self.starts).expect("a good configuration");
+        let entropy = Box::new(|bytes: &mut [u8]| bytes.fill(7));
+        let iscsi = iscsi(&self.config(), &[listen], entropy).expect("a good name");
         Control::new(ControlParts {
             target,
             subsystem,
-            listeners: [(listener, 0)].into_iter().collect(),
+            iscsi,
+            listeners: [(listener, (0, ProtocolKind::Nvme))].into_iter().collect(),
             disks,
             cores: self.plan.cores as u16,
             connections_max: 64,
@@ -251,11 +253,17 @@ impl World<'_> {
     }
 
     fn config(&self) -> NodeConfig {
-        let portal = PortalConfig { listen: address(), advertise: None, discovery_only: false };
+        let portal = PortalConfig {
+            protocol: Default::default(),
+            listen: address(),
+            advertise: None,
+            discovery_only: false,
+        };
         let ram = DiskSource::Ram { size: 0, shards: 1 };
         NodeConfig {
             name: "sim".into(),
             nqn: NQN.into(),
+            iqn: "iqn.2026-11.io.basalt:test".into(),
             cores: (0..self.plan.cores).collect(),
             poll: true,
             no_iommu: false,

@@ -1,8 +1,8 @@
 //! Volumes in memory, whose requests complete when and in the order that the test says.
 
 use crate::{
-    BlockError, BlockRequest, BlockResult, Buffer, PDU_BYTES_COPIED_MAX, Surroundings,
-    TRANSFER_MAX, Ticket, TxSink, VolumeIndex,
+    BURST_PDUS_MAX, BlockError, BlockRequest, BlockResult, Buffer, PDU_BYTES_COPIED_MAX,
+    Surroundings, TRANSFER_MAX, Ticket, TxSink, VolumeIndex,
 };
 use core::cell::Cell;
 use core::ops::Range;
@@ -232,18 +232,26 @@ pub struct Wire {
     pub room: usize,
     /// Bytes copied for the PDU at hand; `None` between PDUs.
     copied: Cell<Option<usize>>,
+    /// The bytes of the buffer that was shared last.
+    shared: Vec<u8>,
 }
 
 impl Wire {
     /// Takes `room` PDUs.
     #[must_use]
     pub fn new(room: usize) -> Self {
-        Self { bytes: Vec::new(), room, copied: Cell::new(None) }
+        Self { bytes: Vec::new(), room, copied: Cell::new(None), shared: Vec::new() }
     }
 }
 
 impl<B: Buffer> TxSink<B> for Wire {
     fn has_room(&self) -> bool {
+        self.copied.set(None);
+        self.room > 0
+    }
+
+    fn has_room_for(&self, pdus: usize) -> bool {
+        assert!(pdus <= BURST_PDUS_MAX, "{pdus} PDUs at once");
         self.copied.set(None);
         self.room > 0
     }
@@ -261,5 +269,16 @@ impl<B: Buffer> TxSink<B> for Wire {
     fn data(&mut self, buf: B, range: Range<usize>) {
         assert!(self.copied.get().is_some(), "data follow their header");
         self.bytes.extend_from_slice(&buf.bytes()[range]);
+    }
+
+    fn share(&mut self, buf: B) {
+        self.shared = buf.bytes().to_vec();
+    }
+
+    fn part(&mut self, range: Range<usize>) {
+        assert!(self.copied.get().is_some(), "data follow their header");
+        self.bytes.extend_from_slice(&self.shared[range]);
+        // The next PDU of a burst for which there was room.
+        self.copied.set(Some(0));
     }
 }

@@ -13,7 +13,7 @@ use storage_spec::scsi::parameter::{
     COPY_BLOCK_TO_BLOCK, COPY_DEVICE_IDENTIFICATION, CopyDevice, CopyHeader, CopySegment,
 };
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
-use target_io::{BlockRequest, Buffer, Surroundings, grid};
+use target_io::{BlockRequest, Buffer, Surroundings, VolumeIndex, grid};
 use zerocopy::FromBytes;
 
 /// LIST ID USAGE: no list identifier; the status is not kept.
@@ -62,6 +62,15 @@ impl<B> Drop for Copy<B> {
 }
 
 impl<B> Copy<B> {
+    /// Whether it may read or write a volume: any that its nexus sees, before its list has come.
+    pub(crate) fn touches(&self, volume: VolumeIndex) -> bool {
+        let mut segments = self.segments.iter().flat_map(|part| [part.source, part.destination]);
+        match self.segments.is_empty() {
+            true => self.units.iter().any(|unit| unit.volume == volume),
+            false => segments.any(|unit| unit.volume == volume),
+        }
+    }
+
     /// With a parameter list of so many bytes.
     pub(crate) fn new(list_len: u32, units: &[Option<Unit>], log: Arc<CopyLog>) -> Self {
         Self {

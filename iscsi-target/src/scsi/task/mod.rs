@@ -96,6 +96,17 @@ impl<S: Surroundings> Door<'_, S> {
 /// A part of a command whose completion is awaited.
 type Advance<B> = Result<Step<B>, Sense>;
 
+impl<B> Task<B> {
+    /// Whether it may read or write a volume.
+    #[must_use]
+    pub fn touches(&self, volume: VolumeIndex) -> bool {
+        match &self.job {
+            Job::Copy(job) => self.volume == volume || job.touches(volume),
+            _ => self.volume == volume,
+        }
+    }
+}
+
 impl<B: Buffer> Task<B> {
     pub(super) fn new(unit: &Unit, job: Job<B>) -> Self {
         Self {
@@ -172,7 +183,7 @@ impl<B: Buffer> Task<B> {
             Job::Read(_) | Job::Long(_) | Job::Status(_) => {
                 assert!(data.is_none(), "a task without data-out")
             }
-            Job::Write(job) => job.data = Some(data.expect(NEEDED)),
+            Job::Write(job) => job.take(data),
             Job::Compare(job) => job.data = Some(data.expect(NEEDED)),
             Job::Pattern(job) => job.take(data.expect(NEEDED)),
             Job::CompareAndWrite(job) => job.data = Some(data.expect(NEEDED)),

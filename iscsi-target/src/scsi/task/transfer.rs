@@ -44,13 +44,24 @@ pub(crate) struct Write<B> {
     offset: u64,
     len: u32,
     verify: bool,
-    pub(super) data: Option<B>,
+    data: Option<B>,
     is_written: bool,
 }
 
 impl<B> Write<B> {
     pub(crate) fn new(offset: u64, len: u32, verify: bool) -> Self {
         Self { offset, len, verify, data: None, is_written: false }
+    }
+
+    pub(super) fn take(&mut self, data: Option<B>) {
+        assert_eq!(data.is_some(), self.len > 0, "the transport brings what the task needs");
+        self.data = data;
+    }
+
+    /// Writes less than was asked for: it may be nothing.
+    pub(crate) fn shorten(&mut self, len: u32) {
+        assert!(len <= self.len, "a write becomes no longer");
+        self.len = len;
     }
 
     /// Whether a request that is under way writes.
@@ -69,6 +80,7 @@ impl<B> Write<B> {
     ) -> Advance<B> {
         let (offset, len) = (self.offset, self.len);
         Ok(match self.data.take() {
+            _ if len == 0 => Step::Done(DataIn::None),
             Some(data) => door.submit(BlockRequest::Write { offset, len, data }),
             None if self.verify => door.submit(BlockRequest::Verify { offset, len: len.into() }),
             None => Step::Done(DataIn::None),

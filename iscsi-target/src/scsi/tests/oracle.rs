@@ -241,7 +241,7 @@ proptest! {
 #[test]
 fn buffers_are_what_the_memory_counts() {
     let mut memory = Memory::new(&[4096]);
-    let needs = Needs { data_out: 512, page_offset: 3584, data_in_max: 0 };
+    let needs = Needs { data_out: 512, named: 512, page_offset: 3584, data_in_max: 0 };
     let buf = land(&mut memory, needs, &[1; 512]);
     assert_eq!((buf.bytes().len(), memory.live()), (4096, 1));
 }

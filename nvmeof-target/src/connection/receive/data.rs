@@ -2,9 +2,9 @@
 
 use super::{Stage, Target};
 use crate::connection::Connection;
-use crate::connection::digest::{digest, seal_pages};
 use crate::connection::header::Section;
 use crate::connection::slots::{NONE, State};
+use crate::io::digest::{digest, seal_pages};
 use crate::io::{Buffer, Surroundings};
 use core::ops::Range;
 use storage_spec::crc32c;

@@ -1,12 +1,12 @@
 //! Digests of data, from the checksums of whole pages where there are any.
 
-use crate::io::Buffer;
+use crate::Buffer;
 use core::ops::Range;
 use storage_spec::crc32c::{self, BLOCK};
 
 /// Sets the checksum cells of pages that the arrival of `arrived` has completed. `data` is the part
 /// of the buffer that the command fills, in order.
-pub(super) fn seal_pages<B: Buffer>(buf: &mut B, data: &Range<usize>, arrived: Range<usize>) {
+pub fn seal_pages<B: Buffer>(buf: &mut B, data: &Range<usize>, arrived: Range<usize>) {
     let first = (arrived.start / BLOCK).max(data.start.div_ceil(BLOCK));
     for page in first..arrived.end / BLOCK {
         let crc = crc32c::checksum(&buf.bytes()[page * BLOCK..(page + 1) * BLOCK]);
@@ -15,14 +15,18 @@ pub(super) fn seal_pages<B: Buffer>(buf: &mut B, data: &Range<usize>, arrived: R
 }
 
 /// Digest of a run of bytes of a buffer.
-pub(super) struct RunDigest {
-    pub(super) crc: u32,
+#[derive(Debug, Clone, Copy)]
+pub struct RunDigest {
+    /// CRC32C of the run.
+    pub crc: u32,
     /// Whether bytes were read that a page's checksum covers already.
-    pub(super) second_pass: bool,
+    pub second_pass: bool,
 }
 
-/// Digest of `run`, which lies within `sealed`: the part whose whole pages have their checksums.
-pub(super) fn digest<B: Buffer>(buf: &B, sealed: &Range<usize>, run: Range<usize>) -> RunDigest {
+/// Digest of `run`, not empty, which lies within `sealed`: the part whose whole pages have their
+/// checksums.
+#[must_use]
+pub fn digest<B: Buffer>(buf: &B, sealed: &Range<usize>, run: Range<usize>) -> RunDigest {
     let first = run.start.next_multiple_of(BLOCK);
     let last = run.end / BLOCK * BLOCK;
     let has_cell = |at: usize| {

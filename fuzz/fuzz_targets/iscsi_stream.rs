@@ -1,0 +1,7 @@
+//! A session's stream.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| iscsi_target::fuzz::iscsi_stream(bytes));

@@ -1,0 +1,12 @@
+//! Limits that login tells initiators.
+
+use target_io::TRANSFER_MAX;
+
+/// Most data in one PDU of an initiator (MaxRecvDataSegmentLength of the target).
+pub const RECEIVE_MAX: u32 = 256 << 10;
+
+/// Most data of one sequence (MaxBurstLength).
+pub const BURST_MAX: u32 = TRANSFER_MAX as u32;
+
+/// Most data of a command that come unasked (FirstBurstLength).
+pub const FIRST_BURST_MAX: u32 = 256 << 10;
