@@ -56,11 +56,13 @@ pub(super) fn all(machine: &Machine) -> std::io::Result<Vec<Drive>> {
 
 /// The drives of one controller; the controller itself where the kernel shows none.
 pub(super) fn of_controller(machine: &Machine, function: &PciFunction) -> Vec<Drive> {
-    let known = list_devices().unwrap_or_default();
-    let below = machine.block_devices(function.address);
-    let of_it = |entry: &DeviceEntry| below.iter().any(|device| device.path == entry.path);
-    let drives: Vec<Drive> =
-        known.into_iter().filter(of_it).map(|entry| of_device(machine, entry)).collect();
+    let mut known = list_devices().unwrap_or_default();
+    let below = machine.block_devices(function.address).into_iter();
+    let below = below.filter_map(|device| {
+        let at = known.iter().position(|entry| entry.path == device.path)?;
+        Some(of_device(machine, known.swap_remove(at)))
+    });
+    let drives: Vec<Drive> = below.collect();
     if drives.is_empty() { vec![of_bare_controller(machine, function)] } else { drives }
 }
 

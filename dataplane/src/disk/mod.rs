@@ -13,6 +13,8 @@ pub mod nvme;
 pub mod ram;
 mod shared;
 pub mod single;
+#[cfg(test)]
+mod test_ops;
 
 pub use shared::Shared;
 
@@ -152,6 +154,41 @@ pub struct Info {
     pub queue_depth: usize,
     /// Largest transfer in bytes; a multiple of 4096.
     pub transfer_max: usize,
+}
+
+impl Info {
+    /// Asserts that an operation lies on the disk and is aligned to its blocks, as its submitter
+    /// must see to.
+    fn check(&self, op: &Op) {
+        let (offset, len) = match op {
+            Op::Read { offset, buf } => (*offset, buf.len() as u64),
+            Op::Write { offset, data, .. } => (*offset, data.len() as u64),
+            Op::Flush => return,
+            Op::Deallocate { offset, len } | Op::WriteZeroes { offset, len } => (*offset, *len),
+        };
+        let block = u64::from(self.block_size);
+        assert!(
+            len > 0 && offset.is_multiple_of(block) && len.is_multiple_of(block),
+            "{offset}+{len} in blocks of {block}"
+        );
+        let end = offset.checked_add(len);
+        assert!(end.is_some_and(|end| end <= self.capacity), "{offset}+{len} on the disk");
+    }
+
+    /// As [`Info::check`], and that its data fit in one command of a driver of our own.
+    fn check_transfer(&self, op: &Op) {
+        self.check(op);
+        let len = match op {
+            Op::Read { buf, .. } => buf.len(),
+            Op::Write { data, .. } => {
+                assert!(data.segments().len() <= SEGMENTS_MAX);
+                data.len()
+            }
+            Op::Flush | Op::Deallocate { .. } | Op::WriteZeroes { .. } => return,
+        };
+        let most = self.transfer_max;
+        assert!(len <= most, "{len} bytes in one transfer of at most {most}");
+    }
 }
 
 /// A storage device driven by one core.

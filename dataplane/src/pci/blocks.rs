@@ -64,21 +64,23 @@ impl fmt::Display for Use {
 }
 
 impl Machine {
-    /// The whole block devices of a controller, by name.
+    /// The whole block devices of a controller, by the place where they are attached: the kernel
+    /// gives the drives of an adapter names as they answer, in no certain order.
     #[must_use]
     pub fn block_devices(&self, address: PciAddress) -> Vec<BlockDevice> {
         let Ok(controller) = fs::canonicalize(self.pci_directory(address)) else {
             return Vec::new();
         };
-        let mut devices: Vec<BlockDevice> = fs::read_dir(self.path("sys/block"))
+        let mut entries: Vec<PathBuf> = fs::read_dir(self.path("sys/block"))
             .into_iter()
             .flatten()
             .filter_map(Result::ok)
-            .filter(|entry| is_below(&entry.path(), &controller))
-            .map(|entry| self.block_device(&entry.file_name().to_string_lossy(), &entry.path()))
+            .map(|entry| entry.path())
+            .filter(|entry| is_below(entry, &controller))
             .collect();
-        devices.sort_by(|a, b| a.name.cmp(&b.name));
-        devices
+        entries.sort_by_cached_key(|entry| in_order(&fs::canonicalize(entry).unwrap_or_default()));
+        let name = |entry: &Path| entry.file_name().unwrap_or_default().to_string_lossy().into();
+        entries.iter().map(|entry: &PathBuf| self.block_device(name(entry), entry)).collect()
     }
 
     /// The controller that a block device, by its name in `/sys/block`, belongs to.
@@ -91,13 +93,13 @@ impl Machine {
         addresses.find_map(|address| self.function(address))
     }
 
-    fn block_device(&self, name: &str, directory: &Path) -> BlockDevice {
-        let parts = partitions(name, directory);
+    fn block_device(&self, name: String, directory: &Path) -> BlockDevice {
+        let parts = partitions(&name, directory);
         let used = std::iter::once(directory.to_owned()).chain(parts);
         let used = used.filter_map(|directory| self.used(&directory)).next();
         BlockDevice {
-            name: name.to_owned(),
-            path: device_path(name),
+            path: device_path(&name),
+            name,
             size: number::<u64>(directory, "size").unwrap_or(0) * 512,
             used,
         }
@@ -170,6 +172,23 @@ fn is_below(entry: &Path, controller: &Path) -> bool {
     let is_hidden = fs::read_to_string(entry.join("hidden")).is_ok_and(|text| text.trim() == "1");
     let is_path = name.starts_with("nvme") && name.trim_start_matches("nvme").contains('c');
     !is_hidden && !is_path && places(entry).iter().any(|place| place.starts_with(controller))
+}
+
+/// What orders paths by the numbers in them: `ata9` before `ata10`.
+fn in_order(path: &Path) -> Vec<(String, u64)> {
+    let text = path.to_string_lossy();
+    let is_end = |pair: &[u8]| pair[0].is_ascii_digit() && !pair[1].is_ascii_digit();
+    let ends = text.as_bytes().windows(2).enumerate().filter(|(_, pair)| is_end(pair));
+    let ends = ends.map(|(at, _)| at + 1).chain([text.len()]);
+    let mut begin = 0;
+    let mut parts = Vec::new();
+    for end in ends {
+        let part = &text[begin..end];
+        let words = part.trim_end_matches(|c: char| c.is_ascii_digit());
+        parts.push((words.to_owned(), part[words.len()..].parse().unwrap_or(0)));
+        begin = end;
+    }
+    parts
 }
 
 fn partitions(name: &str, directory: &Path) -> Vec<PathBuf> {

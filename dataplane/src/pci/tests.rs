@@ -177,6 +177,21 @@ fn the_disk_of_a_shared_namespace_is_seen_through_its_subsystem() {
 }
 
 #[test]
+fn drives_of_an_adapter_come_by_port() {
+    let tree = Tree::new();
+    tree.function(NVME, "0x010601", "ahci", Some(7));
+    for (port, name) in [(10, "sda"), (9, "sdc"), (8, "sdb")] {
+        let below = format!("ata{port}/host{port}/target{port}:0:0/{port}:0:0:0/block/{name}");
+        let directory = format!("sys/devices/pci0000:00/{NVME}/{below}");
+        tree.set(&format!("{directory}/size"), "2048");
+        symlink(tree.0.join(directory), tree.0.join("sys/block").join(name)).unwrap();
+    }
+    let devices = tree.machine().block_devices(address(NVME));
+    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    assert_eq!(names, ["sdb", "sdc", "sda"]);
+}
+
+#[test]
 fn the_neighbours_of_a_group_are_named() {
     let tree = Tree::new();
     tree.function(NVME, "0x010802", "nvme", Some(7));

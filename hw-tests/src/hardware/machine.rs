@@ -196,12 +196,11 @@ impl Machine {
             modprobe -a vfio-pci nvme ahci sd_mod
             echo 64 > /proc/sys/vm/nr_hugepages"#,
         )?;
-        let is_any = |there: bool, path: &'static str| if there { path } else { "" };
-        machine.run(&format!(
-            "# disks\nuntil_there {} {}\ndmesg -C",
-            is_any(!ssds.is_empty(), "/dev/nvme0n1"),
-            is_any(!adapters.is_empty(), "/dev/sda")
-        ))?;
+        let controller = if ssds.is_empty() { "" } else { "/dev/nvme0n1" };
+        let drives = (b'a'..).take(adapters.iter().map(|adapter| adapter.drives.len()).sum());
+        let drives: String =
+            drives.map(|letter| format!(" /dev/sd{}", char::from(letter))).collect();
+        machine.run(&format!("# disks\nuntil_there {controller}{drives}\ndmesg -C"))?;
         Ok(machine)
     }
 

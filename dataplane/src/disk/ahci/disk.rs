@@ -1,7 +1,7 @@
 //! What a core has of an adapter: a port, and disks on it.
 
 use super::super::health::Health;
-use super::super::{Completion, Disk, Info, Op, SEGMENTS_MAX, Tag};
+use super::super::{Completion, Disk, Info, Op, Tag};
 use super::drive::DriveFacts;
 use super::options::Trouble;
 use super::port::{Port, PortCounters};
@@ -192,28 +192,6 @@ impl<R: Registers> AhciDisk<R> {
     pub fn port(&self) -> &AhciPort<R> {
         &self.port
     }
-
-    fn check(&self, op: &Op) {
-        let (offset, len, most) = match op {
-            Op::Read { offset, buf } => (*offset, buf.len() as u64, self.info.transfer_max),
-            Op::Write { offset, data, .. } => {
-                assert!(data.segments().len() <= SEGMENTS_MAX);
-                (*offset, data.len() as u64, self.info.transfer_max)
-            }
-            Op::Flush => return,
-            Op::Deallocate { offset, len } | Op::WriteZeroes { offset, len } => {
-                (*offset, *len, usize::MAX)
-            }
-        };
-        let block = u64::from(self.info.block_size);
-        assert!(
-            len > 0 && offset.is_multiple_of(block) && len.is_multiple_of(block),
-            "{offset}+{len} in blocks of {block}"
-        );
-        assert!(len <= most as u64, "{len} bytes in one transfer of at most {most}");
-        let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.info.capacity), "{offset}+{len} on the disk");
-    }
 }
 
 impl<R: Registers> Disk for AhciDisk<R> {
@@ -223,7 +201,7 @@ impl<R: Registers> Disk for AhciDisk<R> {
 
     #[inline]
     fn submit(&mut self, tag: Tag, op: Op) {
-        self.check(&op);
+        self.info.check_transfer(&op);
         let now = self.port.0.time.now();
         self.port.with(|port| {
             assert!(port.in_flight(self.client) < self.info.queue_depth, "queue depth");

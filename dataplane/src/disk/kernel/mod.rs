@@ -51,22 +51,6 @@ impl KernelDisk {
         Self { info, file, refused, has_failed }
     }
 
-    fn check(&self, op: &Op) {
-        let (offset, len) = match op {
-            Op::Read { offset, buf } => (*offset, buf.len() as u64),
-            Op::Write { offset, data, .. } => (*offset, data.len() as u64),
-            Op::Flush => return,
-            Op::Deallocate { offset, len } | Op::WriteZeroes { offset, len } => (*offset, *len),
-        };
-        let block = u64::from(self.info.block_size);
-        assert!(
-            len > 0 && offset.is_multiple_of(block) && len.is_multiple_of(block),
-            "{offset}+{len} in blocks of {block}"
-        );
-        let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.info.capacity), "{offset}+{len} on the disk");
-    }
-
     fn finish(&mut self, done: FileDone) -> Completion {
         let FileDone { tag, op, result } = done;
         let result = result.map_err(|error| match op {
@@ -99,7 +83,7 @@ impl Disk for KernelDisk {
     }
 
     fn submit(&mut self, tag: Tag, op: Op) {
-        self.check(&op);
+        self.info.check(&op);
         assert!(self.in_flight() < self.info.queue_depth, "no more than the queue is deep");
         // What is on the medium can still be read, if it can.
         if self.has_failed() && !matches!(op, Op::Read { .. }) {

@@ -1,6 +1,6 @@
 //! What a core has of a controller: a queue, and disks on it.
 
-use super::super::{Completion, Disk, Info, Op, SEGMENTS_MAX, Tag, WriteData};
+use super::super::{Completion, Disk, Info, Op, Tag, WriteData};
 use super::link::Link;
 use super::namespace::Namespace;
 use super::queue::{Queue, QueueCounters, QueueParts};
@@ -137,30 +137,8 @@ impl<R: Registers> NvmeDisk<R> {
     /// controller has no Compare.
     pub fn compare(&mut self, tag: Tag, offset: u64, data: WriteData) {
         let op = Op::Write { offset, data, fua: false };
-        self.check(&op);
+        self.info.check_transfer(&op);
         self.queue.with(|queue| queue.submit(self.client, tag, op, Stage::Compare));
-    }
-
-    fn check(&self, op: &Op) {
-        let (offset, len, most) = match op {
-            Op::Read { offset, buf } => (*offset, buf.len() as u64, self.info.transfer_max),
-            Op::Write { offset, data, .. } => {
-                assert!(data.segments().len() <= SEGMENTS_MAX);
-                (*offset, data.len() as u64, self.info.transfer_max)
-            }
-            Op::Flush => return,
-            Op::Deallocate { offset, len } | Op::WriteZeroes { offset, len } => {
-                (*offset, *len, usize::MAX)
-            }
-        };
-        let block = u64::from(self.info.block_size);
-        assert!(
-            len > 0 && offset.is_multiple_of(block) && len.is_multiple_of(block),
-            "{offset}+{len} in blocks of {block}"
-        );
-        assert!(len <= most as u64, "{len} bytes in one transfer of at most {most}");
-        let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.info.capacity), "{offset}+{len} on the disk");
     }
 }
 
@@ -171,7 +149,7 @@ impl<R: Registers> Disk for NvmeDisk<R> {
 
     #[inline]
     fn submit(&mut self, tag: Tag, op: Op) {
-        self.check(&op);
+        self.info.check_transfer(&op);
         self.queue.with(|queue| queue.submit(self.client, tag, op, Stage::Main));
     }
 

@@ -8,7 +8,8 @@ mod life;
 mod random;
 
 use super::{AhciDisk, AhciEvent, AhciHba, AhciOptions, AhciPort};
-use crate::disk::{Completion, Disk, Error, Info, Op, Tag, WriteData};
+use crate::disk::test_ops::{arena, byte_of, read_op, write_op};
+use crate::disk::{Completion, Disk, Error, Info, Op, Tag};
 use crate::dma::{Arena, Pool};
 use crate::hardware::CoreTime;
 use crate::sim::ahci::{
@@ -123,31 +124,6 @@ impl Rig {
         result?;
         Ok(byte_of(&op))
     }
-}
-
-/// The byte of which a read's buffer is full.
-fn byte_of(op: &Op) -> u8 {
-    let Op::Read { buf, .. } = op else { panic!("{op:?} was a read") };
-    assert!(buf.iter().all(|byte| *byte == buf[0]), "one byte throughout");
-    buf[0]
-}
-
-fn arena() -> (Arena, Pool) {
-    let arena = Arena::new(16 << 20, 1).unwrap();
-    let pool = arena.pool(0);
-    (arena, pool)
-}
-
-fn write_op(pool: &Pool, offset: u64, len: usize, byte: u8, fua: bool) -> Op {
-    let mut buf = pool.alloc(len).unwrap();
-    buf.fill(byte);
-    Op::Write { offset, data: WriteData::One(buf.freeze()), fua }
-}
-
-fn read_op(pool: &Pool, offset: u64, len: usize) -> Op {
-    let mut buf = pool.alloc(len).unwrap();
-    buf.fill(0xA5);
-    Op::Read { offset, buf }
 }
 
 /// A disk that drives everything below it whenever it is polled.

@@ -9,7 +9,8 @@ mod life;
 mod random;
 
 use super::{NvmeController, NvmeDisk, NvmeEvent, NvmeOptions, NvmeQueue};
-use crate::disk::{Completion, Disk, Error, Info, Op, Tag, WriteData};
+use crate::disk::test_ops::{arena, byte_of, read_op, write_op};
+use crate::disk::{Completion, Disk, Error, Info, Op, Tag};
 use crate::dma::{Arena, Pool};
 use crate::hardware::CoreTime;
 use crate::sim::nvme::{EmulatedDevice, EmulatedNvme, EmulatedRegisters, NvmeConfig};
@@ -111,31 +112,11 @@ impl Rig {
     fn read(&mut self, disk: &mut EmulatedDisk, pool: &Pool, offset: u64) -> Result<u8, Error> {
         let (op, result) = self.execute(disk, read_op(pool, offset, 4096));
         result?;
-        let Op::Read { buf, .. } = op else { panic!("{op:?} was a read") };
-        assert!(buf.iter().all(|byte| *byte == buf[0]), "one byte throughout");
-        Ok(buf[0])
+        Ok(byte_of(&op))
     }
 }
 
 type Outcome = Result<(), Error>;
-
-fn arena() -> (Arena, Pool) {
-    let arena = Arena::new(16 << 20, 1).unwrap();
-    let pool = arena.pool(0);
-    (arena, pool)
-}
-
-fn write_op(pool: &Pool, offset: u64, len: usize, byte: u8, fua: bool) -> Op {
-    let mut buf = pool.alloc(len).unwrap();
-    buf.fill(byte);
-    Op::Write { offset, data: WriteData::One(buf.freeze()), fua }
-}
-
-fn read_op(pool: &Pool, offset: u64, len: usize) -> Op {
-    let mut buf = pool.alloc(len).unwrap();
-    buf.fill(0xA5);
-    Op::Read { offset, buf }
-}
 
 /// A disk that drives everything below it whenever it is polled.
 struct Driven {
