@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
 const TOOL: &str = "iscsi-test-cu";
@@ -36,7 +37,9 @@ fn free_port() -> u16 {
 /// A node on a disk in memory with a volume of this block size; the URLs of its unit through two
 /// portals.
 fn node(block_size: u32) -> (Node, [String; 2]) {
-    let name = format!("iscsi-{block_size}-{}", std::process::id());
+    static NODES: AtomicU32 = AtomicU32::new(0);
+    let number = NODES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("iscsi-{}-{number}", std::process::id());
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&dir).expect("a directory of the test's own");
     let ports = [free_port(), free_port(), free_port()];
@@ -157,6 +160,84 @@ fn libiscsi_finds_nothing_wrong_with_blocks_of_4096() {
 #[test]
 fn libiscsi_finds_nothing_wrong_with_blocks_of_512() {
     run_all(512);
+}
+
+/// Whether `iscsi-inq` gets an answer as this initiator.
+fn inquire(url: &str) -> bool {
+    let output = Command::new("timeout")
+        .args(["20", "iscsi-inq", "-i", "iqn.2026-01.test:host"])
+        .arg(url)
+        .output()
+        .expect("the tool runs");
+    String::from_utf8_lossy(&output.stdout).contains("BASALT")
+}
+
+#[test]
+fn a_real_initiator_proves_who_it_is_and_so_does_the_target() {
+    if Command::new("iscsi-inq").output().is_err() {
+        println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
+        return;
+    }
+    let (node, [url, _]) = node(512);
+    let socket = node.1.join("s");
+    let tell = |arguments: &[&str]| {
+        let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).output();
+        told.expect("the program runs")
+    };
+    assert!(inquire(&url));
+    assert!(tell(&["host", "deny", "*"]).status.success());
+    assert!(!inquire(&url), "it is not on the list");
+    let file = |name: &str, secret: &str| {
+        let path = node.1.join(name);
+        std::fs::write(&path, format!("{secret}\n")).expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).expect("ours");
+        path.display().to_string()
+    };
+    let (ours, theirs) = (file("ours", "secretofhost"), file("theirs", "secretoftarget"));
+    let allow = ["host", "allow", "iqn.2026-01.test:host", "--chap", "user"];
+    let files = ["--secret-file", &ours, "--target-user", "t", "--target-secret-file", &theirs];
+    let told = tell(&[&allow[..], &files[..]].concat());
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let with = |user: &str, more: &str| {
+        let place = url.strip_prefix("iscsi://").expect("a URL");
+        format!("iscsi://{user}@{place}{more}")
+    };
+    assert!(!inquire(&url), "it must prove who it is");
+    assert!(!inquire(&with("user%wrongsecret00", "")));
+    assert!(!inquire(&with("other%secretofhost", "")));
+    assert!(inquire(&with("user%secretofhost", "")));
+    let mutual = "?target_user=t&target_password=";
+    assert!(inquire(&with("user%secretofhost", &format!("{mutual}secretoftarget"))));
+    assert!(!inquire(&with("user%secretofhost", &format!("{mutual}wrongsecret00"))));
+    let listed = tell(&["host", "list"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("yes") && !listed.contains("secretof"), "{listed}");
+}
+
+#[test]
+fn a_unit_is_there_while_its_volume_is_exported() {
+    if Command::new("iscsi-inq").output().is_err() {
+        println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
+        return;
+    }
+    let (node, [url, _]) = node(512);
+    let socket = node.1.join("s");
+    let export = |arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["volume", "export", "v"]).args(arguments).arg("--socket").arg(&socket);
+        command.output().expect("the program runs")
+    };
+    assert!(inquire(&url));
+    let told = export(&["--nvme"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("seen over  NVMe\n"), "{told:?}");
+    assert!(!inquire(&url));
+    assert!(export(&["--nvme", "--iscsi"]).status.success());
+    assert!(inquire(&url));
+    assert!(export(&["--none"]).status.success());
+    assert!(!inquire(&url));
+    let told = export(&[]);
+    assert!(!told.status.success() && String::from_utf8_lossy(&told.stderr).contains("--iscsi"));
 }
 
 #[test]

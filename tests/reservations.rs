@@ -1,5 +1,6 @@
 //! The built program: reservations of its hosts over `kill -9`.
 
+use iscsi_target::testing::{Initiator, InitiatorConfig};
 use nvmeof_target::testing::{Host, HostConfig, Transfer, command};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,20 +17,27 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
 const PATIENCE: Duration = Duration::from_secs(60);
 /// CC with EN, IOSQES 6, IOCQES 4.
 const CC_ENABLE: u64 = 0x0046_0001;
+/// SCSI statuses (SAM-6, 5.3.1).
+const GOOD: u8 = 0;
+const CHECK_CONDITION: u8 = 2;
+const RESERVATION_CONFLICT: u8 = 0x18;
 
 /// A demo node, which is killed when the test is done with it.
 struct Node {
     child: Child,
     address: String,
     nqn: String,
+    iscsi_address: String,
+    iqn: String,
 }
 
 impl Node {
     fn start(dir: &str) -> Self {
-        let ports = [free_port(), free_port()];
+        let ports = [free_port(), free_port(), free_port()];
         let arguments = ["demo", "--dir", dir, "--port", &ports[0], "--discovery-port", &ports[1]];
         let mut process = Process::new(PROGRAM);
         process.args(arguments).args(["--size", "256MiB", "--output", "json"]);
+        process.args(["--iscsi-port", &ports[2]]);
         process.args(["--socket", &format!("{dir}/s")]).stdout(Stdio::piped());
         let mut child = process.spawn().expect("the program runs");
         let mut line = String::new();
@@ -37,7 +45,13 @@ impl Node {
         BufReader::new(stdout).read_line(&mut line).expect("a line when it is ready");
         let ready: serde_json::Value = serde_json::from_str(&line).expect("it is ready");
         let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
-        Self { child, address: text(&ready["addresses"][0]), nqn: text(&ready["nqn"]) }
+        Self {
+            child,
+            address: text(&ready["addresses"][0]),
+            nqn: text(&ready["nqn"]),
+            iscsi_address: text(&ready["iscsi_addresses"][0]),
+            iqn: text(&ready["iqn"]),
+        }
     }
 
     fn host(&self, id: u8) -> (Queue, Queue) {
@@ -139,6 +153,76 @@ impl Queue {
     }
 }
 
+/// A session of an iSCSI initiator.
+struct Session {
+    stream: TcpStream,
+    initiator: Initiator,
+}
+
+impl Session {
+    fn open(node: &Node) -> Self {
+        let stream = TcpStream::connect(&node.iscsi_address).expect("the node listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut session = Self { stream, initiator: Initiator::new(InitiatorConfig::default()) };
+        session.initiator.login(&node.iqn);
+        session.turn();
+        while !session.initiator.is_in {
+            session.receive();
+        }
+        // What there is to be told of a new session.
+        while session.finish_read(&[0; 6], 0) == CHECK_CONDITION {}
+        session
+    }
+
+    fn turn(&mut self) {
+        let output = self.initiator.take_output();
+        self.stream.write_all(&output).expect("the node takes what its initiator sends");
+    }
+
+    fn receive(&mut self) {
+        let mut bytes = vec![0; 1 << 16];
+        let count = self.stream.read(&mut bytes).expect("the node answers");
+        assert!(count > 0, "the node hung up");
+        self.initiator.input(&bytes[..count]);
+        self.turn();
+    }
+
+    fn finish(&mut self, tag: u32) -> u8 {
+        self.turn();
+        loop {
+            if let Some(finished) = self.initiator.finished(tag) {
+                return finished.status;
+            }
+            self.receive();
+        }
+    }
+
+    fn finish_read(&mut self, cdb: &[u8], expected: u32) -> u8 {
+        let tag = self.initiator.read(0, cdb, expected);
+        self.finish(tag)
+    }
+
+    /// PERSISTENT RESERVE OUT.
+    fn order(&mut self, action: u8, kind: u8, keys: [u64; 2]) -> u8 {
+        let mut list = keys.map(u64::to_be_bytes).concat();
+        list.resize(24, 0);
+        let cdb = [0x5F, action, kind, 0, 0, 0, 0, 0, 24, 0];
+        let tag = self.initiator.write(0, &cdb, &list);
+        self.finish(tag)
+    }
+
+    /// READ (10) of the first block.
+    fn read(&mut self) -> u8 {
+        self.finish_read(&[0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], 4096)
+    }
+
+    /// WRITE (10) of the first block.
+    fn write(&mut self) -> u8 {
+        let tag = self.initiator.write(0, &[0x2A, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[7; 4096]);
+        self.finish(tag)
+    }
+}
+
 /// Both hosts' statuses of a read.
 fn reads(node: &Node) -> [Status; 2] {
     [1, 2].map(|id| {
@@ -183,6 +267,47 @@ fn reservations_outlast_a_kill_if_they_are_to() {
     drop(node);
     let node = Node::start(&dir);
     assert_eq!(reads(&node), [Status::SUCCESS; 2]);
+    drop(node);
+    std::fs::remove_dir_all(&dir).expect("ours");
+}
+
+#[test]
+fn what_one_protocol_reserves_the_other_respects() {
+    let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let dir = root.join(format!("reserved-by-both-{}", std::process::id()));
+    let dir = dir.display().to_string();
+    let conflict = Status::RESERVATION_CONFLICT.dnr();
+    let node = Node::start(&dir);
+    let (_admin, mut host) = node.host(1);
+    let mut initiator = Session::open(&node);
+    assert_eq!((initiator.read(), initiator.write(), host.read()), (GOOD, GOOD, Status::SUCCESS));
+    // Exclusive access of the NVMe host.
+    assert_eq!(host.order(NvmOpcode::ReservationRegister, 0, [0, 1]), Status::SUCCESS);
+    assert_eq!(host.order(NvmOpcode::ReservationAcquire, 2 << 8, [1, 0]), Status::SUCCESS);
+    assert_eq!((initiator.read(), host.read()), (RESERVATION_CONFLICT, Status::SUCCESS));
+    // The initiator registers, and preempts and aborts: Write Exclusive.
+    assert_eq!(initiator.order(0, 0, [0, 9]), GOOD);
+    assert_eq!(initiator.read(), RESERVATION_CONFLICT);
+    assert_eq!(initiator.order(5, 1, [9, 1]), GOOD);
+    assert_eq!((initiator.write(), initiator.read(), host.read()), (GOOD, GOOD, Status::SUCCESS));
+    let zeroes = command(NvmOpcode::WriteZeroes, 1, 0, 1);
+    assert_eq!(host.execute(zeroes, Transfer::None), conflict);
+    // And the host preempts and aborts in its turn.
+    assert_eq!(host.order(NvmOpcode::ReservationRegister, 0, [0, 2]), Status::SUCCESS);
+    assert_eq!(host.order(NvmOpcode::ReservationAcquire, 2 | 2 << 8, [2, 9]), Status::SUCCESS);
+    // The initiator is told, once, and then refused.
+    assert_eq!(initiator.read(), CHECK_CONDITION);
+    assert_eq!(initiator.read(), RESERVATION_CONFLICT);
+    assert_eq!(host.order(NvmOpcode::ReservationRelease, 2 << 8, [2, 0]), Status::SUCCESS);
+    assert_eq!((initiator.read(), host.read()), (GOOD, Status::SUCCESS));
+    // RESERVE (6) of the initiator shuts the host out; it ends with the session.
+    assert_eq!(host.order(NvmOpcode::ReservationRegister, 1, [2, 0]), Status::SUCCESS);
+    assert_eq!(initiator.finish_read(&[0x16, 0, 0, 0, 0, 0], 0), GOOD);
+    assert_eq!(host.read(), conflict);
+    drop(initiator);
+    while host.read() == conflict {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     drop(node);
     std::fs::remove_dir_all(&dir).expect("ours");
 }

@@ -24,6 +24,7 @@ mod server;
 pub use routes::{metrics_router, router};
 pub use server::{Server, ServerError};
 
+use dataplane::node::{Chap, Exports};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use uuid::Uuid;
@@ -75,7 +76,7 @@ fn default_block_size() -> u32 {
     4096
 }
 
-/// What to change of a volume: one of the two.
+/// What to change of a volume: one of these.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeChange {
@@ -85,14 +86,20 @@ pub struct VolumeChange {
     /// New name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Through which protocols hosts are to see it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exports: Option<Exports>,
 }
 
 /// A host to allow or deny.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
-    /// Its NQN, or `*` for every host.
+    /// Its NQN or iSCSI name, or `*` for every host.
     pub nqn: String,
+    /// What it must prove by CHAP, of an iSCSI initiator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chap: Option<Chap>,
 }
 
 /// Answer to a request that failed.

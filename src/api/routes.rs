@@ -104,18 +104,24 @@ async fn change_volume(
         Ok(change) => change,
         Err(why) => return fail("invalid", why),
     };
-    let command = match (change.size, change.name) {
-        (Some(size), None) if size > 0 && size.is_multiple_of(4096) => {
+    let command = match (change.size, change.name, change.exports) {
+        (Some(size), None, None) if size > 0 && size.is_multiple_of(4096) => {
             Command::ResizeVolume { name: name.clone(), size }
         }
-        (Some(_), None) => {
+        (Some(_), None, None) => {
             return fail("invalid", "a volume's size is a multiple of 4096 bytes".to_owned());
         }
-        (None, Some(to)) => match check_name(&to) {
+        (None, None, Some(exports)) => Command::ExportVolume { name: name.clone(), exports },
+        (None, Some(to), None) => match check_name(&to) {
             Ok(()) => Command::RenameVolume { name: name.clone(), to },
             Err(why) => return fail("invalid", why),
         },
-        _ => return fail("invalid", "change the size or the name, one at a time".to_owned()),
+        _ => {
+            return fail(
+                "invalid",
+                "change the size, the name or the exports, one at a time".to_owned(),
+            );
+        }
     };
     let now = match &command {
         Command::RenameVolume { to, .. } => to.clone(),
@@ -146,11 +152,22 @@ async fn allow_host(State(this): State<Context>, body: Bytes) -> Response {
     {
         return fail("invalid", why);
     }
-    this.created(Command::AllowHost { nqn: host.nqn }).await
+    let command = match host.chap {
+        None => Command::AllowHost { nqn: host.nqn },
+        Some(chap) => Command::AllowInitiator { name: host.nqn, chap },
+    };
+    this.created(command).await
 }
 
-async fn deny_host(State(this): State<Context>, Query(host): Query<Host>) -> Response {
+async fn deny_host(State(this): State<Context>, Query(host): Query<NamedHost>) -> Response {
     this.answer(Command::DenyHost { nqn: host.nqn }).await
+}
+
+/// A host by its name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedHost {
+    nqn: String,
 }
 
 async fn list_disks(State(this): State<Context>) -> Response {

@@ -101,7 +101,7 @@ fn hosts_disks_connections_counters() {
     let Stand { client, .. } = &stand("lists");
     let nqn = "nqn.2014-08.org.nvmexpress:uuid:6a8f4f1c-3b1e-4e57-9d58-2f8c3f3f5a10";
     for nqn in [nqn, "*"] {
-        let host = Host { nqn: nqn.to_owned() };
+        let host = Host { nqn: nqn.to_owned(), chap: None };
         let _: Value = client.request(Method::POST, "/v1/hosts", Some(&host)).expect("allowed");
     }
     assert_eq!(client.get::<Vec<HostInfo>>("/v1/hosts").expect("list").len(), 2);

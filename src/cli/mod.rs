@@ -1,6 +1,7 @@
 //! The command line.
 
 mod remote;
+mod secret;
 
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, note};
@@ -125,6 +126,21 @@ pub enum VolumeCommand {
         /// Its new name
         to: String,
     },
+    /// Say through which protocols hosts see a volume; other hosts lose it
+    #[command(group = clap::ArgGroup::new("through").required(true).multiple(true))]
+    Export {
+        /// Its name
+        name: String,
+        /// Show it to hosts that speak NVMe/TCP
+        #[arg(long, group = "through")]
+        nvme: bool,
+        /// Show it to initiators that speak iSCSI
+        #[arg(long, group = "through")]
+        iscsi: bool,
+        /// Hide it from all
+        #[arg(long, group = "through", conflicts_with_all = ["nvme", "iscsi"])]
+        none: bool,
+    },
     /// Delete a volume and its data; connected hosts lose it
     Delete {
         /// Its name
@@ -148,10 +164,14 @@ pub enum Resize {
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
     /// Let a host connect
+    #[command(visible_alias = "add")]
     Allow {
         /// Its NQN (/etc/nvme/hostnqn on Linux), or its iSCSI name
         /// (/etc/iscsi/initiatorname.iscsi), or '*' for every host
         nqn: String,
+        /// What an iSCSI initiator must prove.
+        #[command(flatten)]
+        chap: secret::Options,
     },
     /// Let it connect no more, and disconnect it
     Deny {

@@ -8,7 +8,7 @@ use crate::output::{Format, Table, note, print, print_json, print_json_line};
 use crate::size::Size;
 use crate::stat::rates;
 use dataplane::node::{
-    ConnectionInfo, DiskInfo, HostInfo, NodeEvent, Severity, Snapshot, VolumeInfo,
+    ConnectionInfo, DiskInfo, Exports, HostInfo, NodeEvent, Severity, Snapshot, VolumeInfo,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -39,12 +39,18 @@ pub(super) fn volume(command: VolumeCommand, global: &Global) -> Result<(), Fail
                 Resize::To(size) => size,
                 Resize::By(more) => client.get::<VolumeInfo>(&path(&name))?.size + more,
             };
-            let change = VolumeChange { size: Some(size), name: None };
+            let change = VolumeChange { size: Some(size), ..VolumeChange::default() };
             let changed = client.request(Method::PATCH, &path(&name), Some(&change))?;
             show_volume(&changed, global.output)
         }
         VolumeCommand::Rename { name, to } => {
-            let change = VolumeChange { size: None, name: Some(to) };
+            let change = VolumeChange { name: Some(to), ..VolumeChange::default() };
+            let changed = client.request(Method::PATCH, &path(&name), Some(&change))?;
+            show_volume(&changed, global.output)
+        }
+        VolumeCommand::Export { name, nvme, iscsi, none: _ } => {
+            let exports = Some(Exports { nvme, iscsi });
+            let change = VolumeChange { exports, ..VolumeChange::default() };
             let changed = client.request(Method::PATCH, &path(&name), Some(&change))?;
             show_volume(&changed, global.output)
         }
@@ -62,8 +68,8 @@ pub(super) fn volume(command: VolumeCommand, global: &Global) -> Result<(), Fail
 pub(super) fn host(command: HostCommand, global: &Global) -> Result<(), Failure> {
     let client = Client::new(&global.socket())?;
     match command {
-        HostCommand::Allow { nqn } => {
-            let host = Host { nqn };
+        HostCommand::Allow { nqn, chap } => {
+            let host = Host { nqn, chap: super::secret::read(&chap)? };
             let _: Value = client.request(Method::POST, "/v1/hosts", Some(&host))?;
             done(&format!("Host {} may connect.", host.nqn), global.output)
         }
@@ -80,8 +86,10 @@ pub(super) fn host(command: HostCommand, global: &Global) -> Result<(), Failure>
             if hosts.is_empty() {
                 return print("No host may connect yet; `basalt host allow NQN` lets one.\n");
             }
-            let mut table = Table::new(&["HOST"]);
-            hosts.into_iter().for_each(|host| table.row([host.nqn]));
+            let mut table = Table::new(&["HOST", "CHAP"]);
+            for host in hosts {
+                table.row([host.nqn, if host.chap { "yes" } else { "no" }.to_owned()]);
+            }
             print(&table.render())
         }
     }
@@ -274,7 +282,8 @@ fn show_volume(volume: &VolumeInfo, format: Format) -> Result<(), Failure> {
     }
     print(&format!(
         "name       {}\nsize       {} ({} bytes)\nused       {}\nblock size {}\nuuid       {}\n\
-         namespace  {}\nsubsystem  {}\ndisk       {}\nwrites     {}\n",
+         namespace  {}\nsubsystem  {}\nunit       LUN {}\nseen over  {}\n\
+         disk       {}\nwrites     {}\n",
         volume.name,
         Size(volume.size),
         volume.size,
@@ -283,6 +292,8 @@ fn show_volume(volume: &VolumeInfo, format: Format) -> Result<(), Failure> {
         volume.uuid,
         volume.nsid,
         volume.subsystem,
+        volume.lun,
+        volume.exports,
         volume.disk,
         if volume.write_protected { "forbidden by a host" } else { "allowed" }
     ))

@@ -2,8 +2,8 @@
 
 use super::Node;
 use dataplane::node::{
-    Answer, Command, CommandError, ConnectionInfo, CoreCounters, DiskInfo, HostInfo, NodeEvent,
-    Severity, Snapshot, VolumeInfo,
+    Answer, Command, CommandError, ConnectionInfo, CoreCounters, DiskInfo, Exports, HostInfo,
+    NodeEvent, Severity, Snapshot, VolumeInfo,
 };
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -76,6 +76,8 @@ fn volume(name: String, id: (Uuid, u32), size: (u64, u32), disk: String) -> Volu
         subsystem: "nqn".to_owned(),
         disk,
         write_protected: false,
+        lun: (id.1 - 1) as u16,
+        exports: Exports::default(),
     }
 }
 
@@ -101,6 +103,9 @@ impl Node for Fake {
             }
             Command::ResizeVolume { name, size } => self.change(&name, |volume| volume.size = size),
             Command::RenameVolume { name, to } => self.change(&name, |volume| volume.name = to),
+            Command::ExportVolume { name, exports } => {
+                self.change(&name, |volume| volume.exports = exports)
+            }
             Command::ListVolumes => {
                 Ok(Answer::Volumes(self.volumes.lock().expect("no panic").clone()))
             }
@@ -116,13 +121,19 @@ impl Node for Fake {
                 self.hosts.lock().expect("no panic").push(nqn);
                 Ok(Answer::Done)
             }
+            Command::AllowInitiator { name, .. } => {
+                self.hosts.lock().expect("no panic").push(name);
+                Ok(Answer::Done)
+            }
             Command::DenyHost { nqn } => {
                 self.hosts.lock().expect("no panic").retain(|host| *host != nqn);
                 Ok(Answer::Done)
             }
             Command::ListHosts => {
                 let hosts = self.hosts.lock().expect("no panic");
-                Ok(Answer::Hosts(hosts.iter().map(|nqn| HostInfo { nqn: nqn.clone() }).collect()))
+                Ok(Answer::Hosts(
+                    hosts.iter().map(|nqn| HostInfo { nqn: nqn.clone(), chap: false }).collect(),
+                ))
             }
             Command::ListDisks => Ok(Answer::Disks(vec![DiskInfo {
                 path: "/dev/x".to_owned(),

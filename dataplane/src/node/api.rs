@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 /// Everything a node needs to start. Validated by [`crate::node::start`], not here.
 #[derive(Debug, Clone)]
@@ -139,6 +140,13 @@ pub enum Command {
         /// Disk to place it on by path; the one with most free space if none.
         disk: Option<String>,
     },
+    /// Shows a volume through these protocols alone.
+    ExportVolume {
+        /// Which.
+        name: String,
+        /// The protocols.
+        exports: Exports,
+    },
     /// Deletes a volume and frees its space.
     DeleteVolume {
         /// Which.
@@ -170,6 +178,13 @@ pub enum Command {
         /// The host's NQN, or the initiator's iSCSI name.
         nqn: String,
     },
+    /// Lets an iSCSI initiator connect that proves by CHAP who it is.
+    AllowInitiator {
+        /// Its iSCSI name.
+        name: String,
+        /// What is to be proved.
+        chap: Chap,
+    },
     /// Takes it back, and disconnects the host.
     DenyHost {
         /// Its name, or `*`.
@@ -183,6 +198,30 @@ pub enum Command {
     ListConnections,
     /// Nothing; done when every core has taken a turn. For watchdogs.
     Ping,
+}
+
+/// What an initiator must prove by CHAP, and what is proved to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chap {
+    /// The user name that the initiator gives.
+    pub user: String,
+    /// What only it and the node know: 12 to 255 bytes.
+    pub secret: Password,
+    /// The same the other way, if the node is to prove who it is as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<(String, Password)>,
+}
+
+/// A secret. Never printed.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(pub Zeroizing<String>);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Password")
+    }
 }
 
 /// What a command gives back.
@@ -244,6 +283,45 @@ pub struct VolumeInfo {
     /// Whether a host has forbidden writes to it.
     #[serde(default)]
     pub write_protected: bool,
+    /// Its logical unit number for iSCSI.
+    #[serde(default)]
+    pub lun: u16,
+    /// Through which protocols hosts see it.
+    #[serde(default)]
+    pub exports: Exports,
+}
+
+/// Through which protocols hosts see a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exports {
+    /// Over NVMe/TCP.
+    pub nvme: bool,
+    /// Over iSCSI.
+    pub iscsi: bool,
+}
+
+impl Exports {
+    /// Hosts do not see it.
+    pub const NONE: Self = Self { nvme: false, iscsi: false };
+}
+
+impl Default for Exports {
+    /// Through every protocol.
+    fn default() -> Self {
+        Self { nvme: true, iscsi: true }
+    }
+}
+
+impl std::fmt::Display for Exports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match (self.nvme, self.iscsi) {
+            (true, true) => "NVMe and iSCSI",
+            (true, false) => "NVMe",
+            (false, true) => "iSCSI",
+            (false, false) => "none",
+        })
+    }
 }
 
 /// A host on the allowed list.
@@ -251,6 +329,9 @@ pub struct VolumeInfo {
 pub struct HostInfo {
     /// Its NQN or iSCSI name, or `*`.
     pub nqn: String,
+    /// Whether it must prove by CHAP who it is.
+    #[serde(default)]
+    pub chap: bool,
 }
 
 /// A disk of the node.

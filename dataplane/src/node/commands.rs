@@ -2,9 +2,10 @@
 //! [`super::jobs`]) for what shards and cores have a part in.
 
 use super::control::{Control, DiskState};
+use super::hosts::Host;
 use super::jobs::{Outcome, Step, Volume};
 use super::record::{NAME_MAX, VolumeRecord, is_name, is_size};
-use super::{Answer, Command, CommandError, DiskInfo, HostInfo};
+use super::{Answer, Command, CommandError, DiskInfo, Exports, HostInfo};
 use crate::core::Message;
 use crate::store;
 use crossbeam_channel::Sender;
@@ -57,6 +58,7 @@ impl Control {
                     nsid: 0,
                     is_deleting: false,
                     is_protected: false,
+                    exports: Exports::default(),
                 };
                 return self.create_volume(record, disk.as_deref(), later);
             }
@@ -66,6 +68,9 @@ impl Control {
             }
             Command::RenameVolume { name, to } => {
                 return self.rename_volume(&name, &to, later);
+            }
+            Command::ExportVolume { name, exports } => {
+                return self.export_volume(&name, exports, later);
             }
             Command::ListVolumes => {
                 let names = self.jobs.volumes.keys().rev().cloned().collect();
@@ -77,11 +82,17 @@ impl Control {
                 self.usage(vec![name], true, later);
                 return Ok(());
             }
-            Command::AllowHost { nqn } => return self.allow_host(nqn, later),
+            Command::AllowHost { nqn } => return self.allow_host(nqn, None, later),
+            Command::AllowInitiator { name, chap } => {
+                return self.allow_initiator(&name, &chap, later);
+            }
             Command::DenyHost { nqn } => return self.deny_host(nqn, later),
             Command::ListHosts => {
-                let host = |nqn: &String| HostInfo { nqn: nqn.clone() };
-                Answer::Hosts(self.jobs.hosts.keys().map(host).collect())
+                let info = |(nqn, host): (&String, &Host)| HostInfo {
+                    nqn: nqn.clone(),
+                    chap: host.has_secret,
+                };
+                Answer::Hosts(self.jobs.hosts.iter().map(info).collect())
             }
             Command::ListDisks => Answer::Disks(self.disk_infos()),
             Command::ListConnections => Answer::Connections(self.connections()),
@@ -230,7 +241,7 @@ impl Control {
     }
 
     /// An idle volume whose deletion has not begun.
-    fn living_volume(&mut self, name: &str) -> Result<&mut Volume, CommandError> {
+    pub(super) fn living_volume(&mut self, name: &str) -> Result<&mut Volume, CommandError> {
         let volume = self.idle_volume(name)?;
         if volume.record.is_deleting {
             let text = format!(

@@ -5,10 +5,10 @@ use super::commands::AnswerTo;
 use super::control::Control;
 use super::jobs::{Outcome, Progress, Step};
 use super::record::{NQN_MAX, Record};
-use super::{Answer, CommandError, Severity};
+use super::{Answer, Chap, CommandError, Password, Severity};
 use crate::core::ShardCommand;
 use crate::store;
-use iscsi_target::target::{Credentials, IscsiName};
+use iscsi_target::target::{ConfigError, Credentials, IscsiName, Secret};
 use nvmeof_target::target::Nqn;
 
 /// Most hosts on the allowed list.
@@ -21,10 +21,21 @@ pub(super) struct HostEntry {
     pub(super) number: u64,
 }
 
+/// A host on the list.
+pub(super) struct Host {
+    /// Whether it must prove who it is.
+    pub(super) has_secret: bool,
+    /// Every catalogue entry that puts it there.
+    pub(super) entries: Vec<HostEntry>,
+}
+
 /// A host on its way onto the list or off it, one catalogue entry after another.
 pub(super) struct HostChange {
     nqn: String,
     is_allowed: bool,
+    /// What it must prove.
+    credentials: Option<Credentials>,
+    has_secret: bool,
     entries: Vec<HostEntry>,
     /// Entries that have been answered for.
     done: usize,
@@ -33,17 +44,28 @@ pub(super) struct HostChange {
 }
 
 impl HostChange {
-    fn new(nqn: String, is_allowed: bool, entries: Vec<HostEntry>) -> Self {
-        Self { nqn, is_allowed, entries, done: 0, failed: Vec::new() }
+    fn new(nqn: String, is_allowed: bool, has_secret: bool, entries: Vec<HostEntry>) -> Self {
+        let (credentials, failed) = (None, Vec::new());
+        Self { nqn, is_allowed, credentials, has_secret, entries, done: 0, failed }
     }
 }
 
 /// Commands.
 impl Control {
     /// Puts a host on the list, if it is not there.
-    pub(super) fn allow_host(&mut self, nqn: String, answer: AnswerTo) -> Result<(), CommandError> {
+    pub(super) fn allow_host(
+        &mut self,
+        nqn: String,
+        credentials: Option<Credentials>,
+        answer: AnswerTo,
+    ) -> Result<(), CommandError> {
         check_nqn(&nqn)?;
-        if self.jobs.hosts.contains_key(&nqn) {
+        if let Some(host) = self.jobs.hosts.get(&nqn) {
+            if host.has_secret || credentials.is_some() {
+                return Err(CommandError::Exists(format!(
+                    "host {nqn} is on the list already: deny it first to change its secrets"
+                )));
+            }
             let _ = answer.map(|answer| answer.send(Ok(Answer::Done)));
             return Ok(());
         }
@@ -57,24 +79,50 @@ impl Control {
         let number = self.jobs.next_host;
         self.jobs.next_host += 1;
         let entries = self.served().map(|disk| HostEntry { disk, number }).collect();
-        self.change_host(HostChange::new(nqn, true, entries), answer);
+        let has_secret = credentials.is_some();
+        let change = HostChange::new(nqn, true, has_secret, entries);
+        self.change_host(HostChange { credentials, ..change }, answer);
         Ok(())
+    }
+
+    /// Puts an initiator on the list that must prove who it is.
+    pub(super) fn allow_initiator(
+        &mut self,
+        name: &str,
+        chap: &Chap,
+        answer: AnswerTo,
+    ) -> Result<(), CommandError> {
+        let invalid = |error: ConfigError| CommandError::Invalid(error.to_string());
+        let name = IscsiName::new(name).map_err(invalid)?;
+        let secret = |user: &str, secret: &Password| {
+            Secret::new(user, secret.0.as_bytes()).map(Some).map_err(invalid)
+        };
+        let initiator = secret(&chap.user, &chap.secret)?;
+        let target = match &chap.target {
+            Some((user, password)) => secret(user, password)?,
+            None => None,
+        };
+        let credentials = Credentials { initiator, target };
+        credentials.check().map_err(invalid)?;
+        self.allow_host(name.to_string(), Some(credentials), answer)
     }
 
     /// Takes a host off the list: it is gone at once, then the disks are told.
     pub(super) fn deny_host(&mut self, nqn: String, answer: AnswerTo) -> Result<(), CommandError> {
         self.check_idle_host(&nqn)?;
-        let entries = self.jobs.hosts.remove(&nqn).ok_or_else(|| {
+        let host = self.jobs.hosts.remove(&nqn).ok_or_else(|| {
             CommandError::NotFound(format!("host {nqn} is not on the list: see `basalt host list`"))
         })?;
-        self.set_host(&nqn, false);
+        self.set_host(&nqn, None);
         self.events.note(Severity::Info, "host.denied", nqn.clone());
-        self.change_host(HostChange::new(nqn, false, entries), answer);
+        let change = HostChange::new(nqn, false, host.has_secret, host.entries);
+        self.change_host(change, answer);
         Ok(())
     }
 
     /// Puts a host (or `*`, every host) on the subsystem's list, or takes it off.
-    pub(super) fn set_host(&mut self, host: &str, is_allowed: bool) {
+    pub(super) fn set_host(&mut self, host: &str, credentials: Option<Credentials>) {
+        let is_allowed = credentials.is_some();
         let subsystem = &self.subsystem;
         let as_host = match (host, Nqn::new(host)) {
             ("*", _) => self.target.set_allow_any(subsystem, is_allowed),
@@ -83,7 +131,6 @@ impl Control {
             (_, Err(error)) => Err(error),
         };
         let as_host = as_host.map_err(|error| error.to_string());
-        let credentials = is_allowed.then(Credentials::default);
         let as_initiator = || self.set_initiator(host, credentials).map_err(|e| e.to_string());
         let changed = match host {
             "*" => as_host.and_then(|()| as_initiator()),
@@ -139,7 +186,7 @@ impl Control {
 
     /// One disk is enough for a host to be allowed.
     fn host_allowed(&mut self, change: HostChange) -> Outcome {
-        let HostChange { nqn, entries, failed, .. } = change;
+        let HostChange { nqn, entries, failed, has_secret, credentials, .. } = change;
         if failed.len() == entries.len() {
             let (disk, error) = failed[0];
             return Err(self.disk_error(disk, error));
@@ -149,9 +196,9 @@ impl Control {
             let text = format!("host {nqn} is allowed, but one disk did not take note: {error}");
             self.events.note(Severity::Warning, "host.allowed", text);
         }
-        self.set_host(&nqn, true);
+        self.set_host(&nqn, Some(credentials.unwrap_or_default()));
         self.events.note(Severity::Info, "host.allowed", nqn.clone());
-        self.jobs.hosts.insert(nqn, entries);
+        self.jobs.hosts.insert(nqn, Host { has_secret, entries });
         Ok(Answer::Done)
     }
 
@@ -190,9 +237,16 @@ impl Control {
 
     fn change_host_entry(&mut self, change: &HostChange, token: u64) -> u32 {
         let HostEntry { disk, number } = change.entries[change.done];
-        let key = Record::host_key(number);
+        let key = match change.has_secret {
+            true => Record::initiator_key(number),
+            false => Record::host_key(number),
+        };
         if change.is_allowed {
-            return self.put(disk, token, key, change.nqn.clone().into_bytes());
+            let value = match &change.credentials {
+                Some(credentials) => Record::encode_initiator(&change.nqn, credentials),
+                None => change.nqn.clone().into_bytes(),
+            };
+            return self.put(disk, token, key, value);
         }
         let shard = self.disks[disk].shards[0];
         self.command(shard, token, ShardCommand::Delete { key });

@@ -101,7 +101,7 @@ impl Control {
 
     /// Begins to end the node, after initiators have been asked to log out.
     pub(super) fn leave(&mut self, answer: Sender<Outcome>) {
-        if self.leaving.is_some() || self.is_stopping() {
+        if self.is_stopping() || self.iscsi.sessions() == 0 {
             return self.stop(answer);
         }
         self.iscsi.drain();

@@ -1,17 +1,17 @@
 //! Jobs: commands that go on, step after step, with the answers of shards and cores.
 
 use super::control::Control;
-use super::hosts::{HostChange, HostEntry};
+use super::hosts::{Host, HostChange};
 use super::record::VolumeRecord;
 use super::reservations::{Keeping, Reserved};
-use super::{Answer, CommandError, Severity, VolumeInfo};
+use super::{Answer, CommandError, Exports, Severity, VolumeInfo};
 use crate::core::{Message, ShardCommand, ShardReply};
 use crate::store;
 use crate::volume::{Route, VolumeStats};
 use crossbeam_channel::Sender;
 use hashbrown::HashMap;
 use nvmeof_target::io::VolumeIndex;
-use nvmeof_target::target::{ConfigError, NamespaceConfig, NamespaceId};
+use nvmeof_target::target::ConfigError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -28,7 +28,7 @@ pub(super) struct Jobs {
     /// Names that volumes are being renamed to.
     pub(super) reserved_names: BTreeSet<String>,
     /// Hosts on the list, and every catalogue entry that puts them there.
-    pub(super) hosts: BTreeMap<String, Vec<HostEntry>>,
+    pub(super) hosts: BTreeMap<String, Host>,
     /// Hosts that are being allowed or denied.
     pub(super) busy_hosts: BTreeSet<String>,
     pub(super) next_host: u64,
@@ -45,8 +45,15 @@ pub(super) struct Volume {
     pub(super) reservations: Reserved,
     /// A command that changes it is under way.
     pub(super) is_busy: bool,
-    /// The target has its namespace.
+    /// Whether hosts may see it, through the protocols that its record names.
     pub(super) is_shown: bool,
+}
+
+impl Volume {
+    /// The protocols that show it now.
+    pub(super) fn seen(&self) -> Exports {
+        if self.is_shown { self.record.exports } else { Exports::NONE }
+    }
 }
 
 struct Job {
@@ -83,6 +90,8 @@ pub(super) enum Step {
     Renamed { name: String, to: String },
     /// Whether hosts may write to it is durable: tell the target, by its token.
     Protected { name: String, protect: bool, request: u64 },
+    /// Which protocols show it is durable.
+    Exported { name: String, exports: Exports },
     /// Entries of the record of a reservation table are there, or it is gone.
     ReservationsKept(Box<Keeping>),
     /// One catalogue entry of a host is there, or gone.
@@ -143,7 +152,7 @@ impl Control {
 
     /// Begins to end the node.
     pub(super) fn stop(&mut self, answer: Sender<Outcome>) {
-        if std::mem::replace(&mut self.jobs.is_stopping, true) {
+        if self.leaving.is_some() || std::mem::replace(&mut self.jobs.is_stopping, true) {
             let _ = answer.send(Err(CommandError::Unavailable("the node is stopping".into())));
             return;
         }
@@ -155,7 +164,7 @@ impl Control {
 
     /// No host may connect any more.
     pub(super) fn is_stopping(&self) -> bool {
-        self.jobs.is_stopping
+        self.jobs.is_stopping || self.leaving.is_some()
     }
 
     /// Whether volumes of an earlier life are still on their way to the cores.
@@ -229,6 +238,7 @@ impl Control {
             Step::Protected { name, protect, request } => {
                 self.protected(&name, protect, request, failure)
             }
+            Step::Exported { name, exports } => self.exported(&name, exports, failure),
             Step::ReservationsKept(keeping) => self.reservations_kept(keeping, failure, token),
             Step::HostChanged(change) => self.host_changed(change, failure, token),
             Step::Usage { names, done, single } => {
@@ -352,14 +362,8 @@ impl Control {
         let volume = self.volume_mut(name);
         volume.is_busy = false;
         volume.record.size = size;
-        let (nsid, is_shown) = (NamespaceId(volume.record.nsid), volume.is_shown);
-        let lun = super::iscsi::lun(volume);
-        if is_shown && let Err(error) = self.iscsi.resize_unit(lun, size) {
-            let text = format!("volume {name}: {error}");
-            self.events.note(Severity::Error, "volume.refused", text);
-        }
         self.events.note(Severity::Info, "volume.resized", format!("volume {name}: {size} bytes"));
-        if is_shown && let Err(error) = self.target.resize_namespace(&self.subsystem, nsid, size) {
+        if let Err(error) = self.show_size(name) {
             return Progress::Done(Err(self.unseen(name, &error)));
         }
         Progress::Done(Ok(Answer::Volume(self.info(name, 0))))
@@ -373,12 +377,11 @@ impl Control {
         let mut volume = self.jobs.volumes.remove(name).expect("busy volumes stay");
         volume.is_busy = false;
         volume.record.name.clone_from(&to);
-        let (nsid, is_shown) = (NamespaceId(volume.record.nsid), volume.is_shown);
         let other = self.jobs.volumes.insert(to.clone(), volume);
         assert!(other.is_none(), "the name was reserved");
         self.registry.rename_volume(name, &to);
         self.events.note(Severity::Info, "volume.renamed", format!("volume {name} to {to}"));
-        if is_shown && let Err(error) = self.target.rename_namespace(&self.subsystem, nsid, &to) {
+        if let Err(error) = self.show_name(&to) {
             return Progress::Done(Err(self.unseen(&to, &error)));
         }
         Progress::Done(Ok(Answer::Volume(self.info(&to, 0))))
@@ -404,6 +407,9 @@ impl Control {
             ("volume.unprotected", "hosts may write to it")
         };
         self.events.note(Severity::Info, kind, format!("volume {name}: {what}"));
+        self.show_protection(name);
+        // The answer comes behind what initiators see.
+        self.collect_actions();
         self.target.protection_result(request, true);
         Progress::Done(Ok(Answer::Done))
     }
@@ -442,7 +448,7 @@ impl Control {
     }
 
     /// Ends a job whose disk failed; the volume may be asked for again.
-    fn failed(&mut self, name: &str, error: store::Error) -> Progress {
+    pub(super) fn failed(&mut self, name: &str, error: store::Error) -> Progress {
         let volume = self.volume_mut(name);
         volume.is_busy = false;
         let disk = volume.disk;
@@ -452,7 +458,7 @@ impl Control {
     }
 
     /// A change is durable, and the target did not take it.
-    fn unseen(&self, name: &str, error: &ConfigError) -> CommandError {
+    pub(super) fn unseen(&self, name: &str, error: &ConfigError) -> CommandError {
         let text = format!(
             "volume {name} is changed on its disk, but hosts do not see it before the node \
              restarts: {error}"
@@ -498,45 +504,6 @@ impl Control {
         self.volume_mut(name).is_busy = true;
     }
 
-    /// Shows a volume to hosts.
-    fn show(&mut self, name: &str) -> Result<(), ConfigError> {
-        let volume = self.jobs.volumes.get_mut(name).expect("busy volumes stay");
-        let namespace = NamespaceConfig {
-            id: NamespaceId(volume.record.nsid),
-            volume: volume.index,
-            uuid: *volume.record.uuid.as_bytes(),
-            capacity: volume.record.size,
-            block_shift: volume.record.block_size.trailing_zeros() as u8,
-            read_only: volume.record.is_protected,
-            name: name.to_owned(),
-        };
-        self.target.add_namespace(&self.subsystem, namespace)?;
-        volume.is_shown = true;
-        if let Err(error) = self.export_unit(name) {
-            let text = format!("volume {name}: initiators do not see it: {error}");
-            self.events.note(Severity::Error, "volume.refused", text);
-        }
-        self.show_reservations(name);
-        Ok(())
-    }
-
-    /// Takes a volume from the sight of hosts, if they see it.
-    pub(super) fn hide(&mut self, name: &str) {
-        let volume = self.volume_mut(name);
-        let lun = super::iscsi::lun(volume);
-        let (nsid, was_shown) =
-            (NamespaceId(volume.record.nsid), std::mem::take(&mut volume.is_shown));
-        if was_shown && let Err(error) = self.iscsi.remove_unit(lun) {
-            let text = format!("volume {name} has lost its unit: {error}");
-            self.events.note(Severity::Error, "volume.refused", text);
-        }
-        if was_shown && let Err(error) = self.target.remove_namespace(&self.subsystem, nsid) {
-            let text = format!("volume {name} has lost its namespace: {error}");
-            self.events.note(Severity::Error, "volume.refused", text);
-        }
-        self.give_up_orders(name);
-    }
-
     /// Tells every core of a volume, or that it is gone; the number of answers to come.
     pub(super) fn send_routes(&mut self, name: &str, token: u64, is_there: bool) -> u32 {
         let volume = &self.jobs.volumes[name];
@@ -572,11 +539,11 @@ impl Control {
         shards.len() as u32
     }
 
-    fn volume_mut(&mut self, name: &str) -> &mut Volume {
+    pub(super) fn volume_mut(&mut self, name: &str) -> &mut Volume {
         self.jobs.volumes.get_mut(name).expect("volumes of jobs stay")
     }
 
-    fn info(&self, name: &str, used: u64) -> VolumeInfo {
+    pub(super) fn info(&self, name: &str, used: u64) -> VolumeInfo {
         let volume = &self.jobs.volumes[name];
         VolumeInfo {
             name: name.to_owned(),
@@ -588,6 +555,8 @@ impl Control {
             subsystem: self.subsystem.to_string(),
             disk: self.disks[volume.disk].path.clone(),
             write_protected: volume.record.is_protected,
+            lun: super::iscsi::lun(volume),
+            exports: volume.record.exports,
         }
     }
 

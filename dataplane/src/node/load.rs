@@ -4,10 +4,11 @@
 use super::Severity;
 use super::commands::VOLUMES_MAX;
 use super::control::Control;
-use super::hosts::{HOSTS_MAX, HostEntry};
+use super::hosts::{HOSTS_MAX, Host, HostEntry};
 use super::jobs::{Step, Volume};
 use super::record::{NAME_MAX, Record, VolumeRecord};
 use super::reservations::AllFound;
+use iscsi_target::target::Credentials;
 use std::collections::BTreeSet;
 
 /// What all catalogues together name: a substitute must be none of these.
@@ -27,7 +28,13 @@ impl Control {
         let (mut hosts, mut volumes) = (0, 0);
         for (disk, record) in entries {
             match record {
-                Record::Host { number, nqn } => hosts += self.load_host(disk, number, nqn),
+                Record::Host { number, nqn } => {
+                    hosts += self.load_host(HostEntry { disk, number }, nqn, None);
+                }
+                Record::Initiator { number, name, credentials } => {
+                    let entry = HostEntry { disk, number };
+                    hosts += self.load_host(entry, name, Some(credentials));
+                }
                 Record::Volume(record) => {
                     volumes += self.load_volume(disk, record, &claimed, &mut found);
                 }
@@ -51,15 +58,27 @@ impl Control {
     }
 
     /// Returns how many hosts were left out.
-    fn load_host(&mut self, disk: usize, number: u64, nqn: String) -> u32 {
-        self.jobs.next_host = self.jobs.next_host.max(number + 1);
+    fn load_host(
+        &mut self,
+        entry: HostEntry,
+        nqn: String,
+        credentials: Option<Credentials>,
+    ) -> u32 {
+        self.jobs.next_host = self.jobs.next_host.max(entry.number + 1);
+        let credentials_given = credentials.is_some();
         if !self.jobs.hosts.contains_key(&nqn) {
             if self.jobs.hosts.len() >= HOSTS_MAX {
                 return 1;
             }
-            self.set_host(&nqn, true);
+            let has_secret = credentials.is_some();
+            self.set_host(&nqn, Some(credentials.unwrap_or_default()));
+            let host = Host { has_secret, entries: Vec::new() };
+            self.jobs.hosts.insert(nqn.clone(), host);
         }
-        self.jobs.hosts.entry(nqn).or_default().push(HostEntry { disk, number });
+        let host = self.jobs.hosts.get_mut(&nqn).expect("just inserted");
+        if host.has_secret == credentials_given {
+            host.entries.push(entry);
+        }
         0
     }
 
@@ -173,7 +192,7 @@ impl Claimed {
     fn by(entries: &[(usize, Record)]) -> Self {
         let volumes = entries.iter().filter_map(|(_, record)| match record {
             Record::Volume(volume) => Some((volume.name.clone(), volume.nsid)),
-            Record::Host { .. } | Record::Reservations { .. } => None,
+            Record::Host { .. } | Record::Initiator { .. } | Record::Reservations { .. } => None,
         });
         let (names, nsids) = volumes.unzip();
         Self { names, nsids }

@@ -21,6 +21,7 @@ mod reservations;
 mod slow;
 mod space;
 mod start;
+mod visible;
 mod watch;
 
 pub use api::*;

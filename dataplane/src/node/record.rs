@@ -1,5 +1,7 @@
 //! What the node keeps in the catalogue of its disks.
 
+use super::Exports;
+use iscsi_target::target::{Credentials, IscsiName, Secret};
 use std::fmt;
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -18,6 +20,7 @@ const HOST_NUMBER_END: u64 = 1 << 63;
 const VOLUME_KEY: &[u8] = b"volume/";
 const HOST_KEY: &[u8] = b"host/";
 const RESERVATIONS_KEY: &[u8] = b"reservations/";
+const INITIATOR_KEY: &[u8] = b"initiator/";
 const VERSION: u16 = 1;
 
 /// A volume as it lies in the catalogue: 128 bytes.
@@ -25,7 +28,8 @@ const VERSION: u16 = 1;
 #[repr(C)]
 struct VolumeLayout {
     version: U16,
-    /// Bit 0: being deleted. Bit 1: hosts may not write.
+    /// Bit 0: being deleted. Bit 1: hosts may not write. Bit 2: NVMe hosts do not see it. Bit 3:
+    /// iSCSI initiators do not.
     flags: U16,
     block_size: U32,
     size: U64,
@@ -50,6 +54,8 @@ pub(crate) struct VolumeRecord {
     pub(crate) is_deleting: bool,
     /// Hosts may not write to it: one of them wanted that (feature 84h).
     pub(crate) is_protected: bool,
+    /// Through which protocols hosts see it.
+    pub(crate) exports: Exports,
 }
 
 /// Why a catalogue entry cannot be used.
@@ -80,7 +86,7 @@ impl VolumeRecord {
         name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         let layout = VolumeLayout {
             version: VERSION.into(),
-            flags: (u16::from(self.is_deleting) | u16::from(self.is_protected) << 1).into(),
+            flags: self.flags().into(),
             block_size: self.block_size.into(),
             size: self.size.into(),
             nsid: self.nsid.into(),
@@ -90,6 +96,12 @@ impl VolumeRecord {
             reserved: [0; 24],
         };
         layout.as_bytes().to_vec()
+    }
+
+    fn flags(&self) -> u16 {
+        let Exports { nvme, iscsi } = self.exports;
+        let flags = [self.is_deleting, self.is_protected, !nvme, !iscsi];
+        flags.iter().rev().fold(0, |bits, &flag| bits << 1 | u16::from(flag))
     }
 
     fn decode(uuid: &[u8], value: &[u8]) -> Result<Self, BadRecord> {
@@ -116,6 +128,10 @@ impl VolumeRecord {
             nsid: layout.nsid.get(),
             is_deleting: layout.flags.get() & 1 != 0,
             is_protected: layout.flags.get() & 2 != 0,
+            exports: Exports {
+                nvme: layout.flags.get() & 4 == 0,
+                iscsi: layout.flags.get() & 8 == 0,
+            },
         })
     }
 }
@@ -155,6 +171,8 @@ pub(crate) enum Record {
     Volume(VolumeRecord),
     /// A host that may connect, by the number in its key.
     Host { number: u64, nqn: String },
+    /// An initiator that may connect if it proves who it is.
+    Initiator { number: u64, name: String, credentials: Credentials },
     /// The reservations of a volume, or a part of them.
     Reservations { uuid: Uuid, part: Option<KeptPart>, value: Vec<u8> },
 }
@@ -175,6 +193,13 @@ impl Record {
             let (uuid, value) = (Uuid::from_bytes(*uuid), value.to_vec());
             return Ok(Self::Reservations { uuid, part, value });
         }
+        if let Some(number) = key.strip_prefix(INITIATOR_KEY) {
+            let number = number.try_into().map(u64::from_be_bytes);
+            let number = number.ok().filter(|number| *number < HOST_NUMBER_END);
+            let number = number.ok_or(BadRecord("an unknown key"))?;
+            let (name, credentials) = decode_initiator(value).ok_or(BadRecord("bad secrets"))?;
+            return Ok(Self::Initiator { number, name, credentials });
+        }
         let number = key.strip_prefix(HOST_KEY).and_then(|number| number.try_into().ok());
         let number = number.map(u64::from_be_bytes).filter(|number| *number < HOST_NUMBER_END);
         let number = number.ok_or(BadRecord("an unknown key"))?;
@@ -187,6 +212,53 @@ impl Record {
     pub(crate) fn host_key(number: u64) -> Vec<u8> {
         [HOST_KEY, &number.to_be_bytes()].concat()
     }
+
+    /// The key of an initiator with credentials.
+    pub(crate) fn initiator_key(number: u64) -> Vec<u8> {
+        [INITIATOR_KEY, &number.to_be_bytes()].concat()
+    }
+
+    /// The value of an initiator: a version, and then its name, its user and secret, and the
+    /// target's, each after its length; the last two may be empty.
+    pub(crate) fn encode_initiator(name: &str, credentials: &Credentials) -> Vec<u8> {
+        let of = |secret: &Option<Secret>| match secret {
+            Some(secret) => (secret.user().as_bytes().to_vec(), secret.bytes().to_vec()),
+            None => (Vec::new(), Vec::new()),
+        };
+        let (user, secret) = of(&credentials.initiator);
+        let (target_user, target_secret) = of(&credentials.target);
+        let mut value = VERSION.to_le_bytes().to_vec();
+        for part in [name.as_bytes(), &user, &secret, &target_user, &target_secret] {
+            value.extend_from_slice(&(part.len() as u16).to_le_bytes());
+            value.extend_from_slice(part);
+        }
+        value
+    }
+}
+
+/// The inverse of [`Record::encode_initiator`].
+fn decode_initiator(value: &[u8]) -> Option<(String, Credentials)> {
+    let (version, mut rest) = value.split_first_chunk()?;
+    if u16::from_le_bytes(*version) != VERSION {
+        return None;
+    }
+    let mut part = || {
+        let (len, after) = rest.split_first_chunk()?;
+        let (part, after) = after.split_at_checked(u16::from_le_bytes(*len).into())?;
+        rest = after;
+        Some(part)
+    };
+    let name = IscsiName::new(str::from_utf8(part()?).ok()?).ok()?;
+    let mut secret = || {
+        let (user, bytes) = (part()?, part()?);
+        match (user, bytes) {
+            ([], []) => Some(None),
+            _ => Secret::new(str::from_utf8(user).ok()?, bytes).ok().map(Some),
+        }
+    };
+    let credentials = Credentials { initiator: secret()?, target: secret()? };
+    credentials.check().ok()?;
+    rest.is_empty().then(|| (name.to_string(), credentials))
 }
 
 #[cfg(test)]
@@ -203,6 +275,8 @@ mod tests {
             nsid in 1..1025_u32,
             is_deleting: bool,
             is_protected: bool,
+            nvme: bool,
+            iscsi: bool,
         ) {
             let uuid = Uuid::from_u128(uuid);
             let record = VolumeRecord {
@@ -213,6 +287,7 @@ mod tests {
                 nsid,
                 is_deleting,
                 is_protected,
+                exports: Exports { nvme, iscsi },
             };
             let read = Record::decode(&record.key(), &record.encode());
             prop_assert_eq!(read, Ok(Record::Volume(record)));
@@ -235,6 +310,7 @@ mod tests {
             nsid: 1,
             is_deleting: false,
             is_protected: false,
+            exports: Exports::default(),
         };
         let refused = |key: &[u8], value: &[u8]| Record::decode(key, value).is_err();
         assert!(!refused(&good.key(), &good.encode()));
@@ -254,6 +330,24 @@ mod tests {
         long[40..104].fill(b'a');
         assert!(refused(&good.key(), &long), "a name that does not fit with its zero");
         assert!(refused(&Record::host_key(u64::MAX), b"nqn.a"));
+    }
+
+    #[test]
+    fn initiators_survive_the_catalogue() {
+        let secret = |user: &str, bytes: &[u8]| Some(Secret::new(user, bytes).unwrap());
+        let initiator = secret("host", b"a secret of twelve");
+        for target in [None, secret("target", b"another secret")] {
+            let name = "iqn.2026-01.test:host".to_owned();
+            let credentials = Credentials { initiator: initiator.clone(), target };
+            let value = Record::encode_initiator(&name, &credentials);
+            let key = Record::initiator_key(7);
+            let read = Record::decode(&key, &value);
+            assert_eq!(read, Ok(Record::Initiator { number: 7, name, credentials }));
+            for len in 0..value.len() {
+                assert!(Record::decode(&key, &value[..len]).is_err());
+            }
+            assert!(Record::decode(&key, &[&value[..], b"x"].concat()).is_err());
+        }
     }
 
     #[test]

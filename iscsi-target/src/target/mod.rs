@@ -259,6 +259,18 @@ impl Target {
         Ok(())
     }
 
+    /// Whether a unit may be written to is another.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoLun`].
+    pub fn protect_unit(&mut self, lun: u16, read_only: bool) -> Result<(), ConfigError> {
+        if !self.device.protect(Lun(lun), read_only) {
+            return Err(ConfigError::NoLun(lun));
+        }
+        self.carry_effects();
+        Ok(())
+    }
+
     /// Asks every initiator to log out; no new session begins.
     pub fn drain(&mut self) {
         self.is_draining = true;

@@ -201,6 +201,14 @@ impl Device {
         true
     }
 
+    /// Whether a unit may be written to is another; false if there is no such unit.
+    pub fn protect(&mut self, lun: Lun, read_only: bool) -> bool {
+        let Some(unit) = self.units.get_mut(&lun) else { return false };
+        unit.config.read_only = read_only;
+        self.changed(lun, None, Attention::ModeParametersChanged);
+        true
+    }
+
     /// What a unit's volume uses of its disk, for its log page.
     pub fn set_usage(&mut self, lun: Lun, usage: Usage) {
         if let Some(unit) = self.units.get_mut(&lun) {
