@@ -10,7 +10,8 @@ use crate::tally::Tally;
 use crate::{debian, machines};
 
 /// Debian packages that the tests call by the programs in them.
-const TEST_PROGRAMS: [(&str, &str); 3] = [("git", "git"), ("cc", "gcc"), ("kill", "procps")];
+const TEST_PROGRAMS: [(&str, &str); 4] =
+    [("git", "git"), ("cc", "gcc"), ("kill", "procps"), ("iscsi-test-cu", "libiscsi-bin")];
 
 /// One group of tests that has run.
 struct Group {
