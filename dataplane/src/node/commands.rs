@@ -196,7 +196,7 @@ impl Control {
         Ok(())
     }
 
-    fn usage(&mut self, names: Vec<String>, single: bool, answer: AnswerTo) {
+    pub(super) fn usage(&mut self, names: Vec<String>, single: bool, answer: AnswerTo) {
         let first = names.last().cloned();
         let next = Step::Usage { names, done: Vec::new(), single };
         self.spawn(answer, next, |control, token| {

@@ -78,6 +78,8 @@ pub(crate) struct Control {
     /// When the target is to have new figures of the node's health.
     next_health: Now,
     space: SpaceWatch,
+    /// When initiators are to be told again what their units use.
+    pub(super) next_usage: Now,
     /// Actions that wait for them, in order.
     pub(super) held: VecDeque<Held>,
     pub(super) drains: Drains,
@@ -141,6 +143,7 @@ impl Control {
             is_ready: false,
             next_health: Now::ZERO,
             space: SpaceWatch::default(),
+            next_usage: Now::ZERO,
             held: VecDeque::new(),
             drains: Drains::default(),
             leaving: None,
@@ -167,7 +170,10 @@ impl Control {
             self.target.set_health(self.registry.health(now));
             let events = &self.events;
             let mut note = |severity, kind: &str, text| events.note(severity, kind, text);
-            self.space.see(now, &self.registry.rooms(), &mut note);
+            for disk in self.space.see(now, &self.registry.rooms(), &mut note) {
+                self.warn_initiators(disk);
+            }
+            self.refresh_usage(now);
         }
         if self.target.deadline().is_some_and(|deadline| deadline <= now) {
             worked = true;

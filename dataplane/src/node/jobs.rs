@@ -173,6 +173,12 @@ impl Control {
         self.jobs.running.values().any(loads)
     }
 
+    /// Whether usages are being summed that nobody waits for.
+    pub(super) fn is_measuring(&self) -> bool {
+        let measures = |job: &Job| job.answer.is_none() && matches!(job.next, Step::Usage { .. });
+        self.jobs.running.values().any(measures)
+    }
+
     /// One answer for a job.
     pub(super) fn job_step(&mut self, token: u64, reply: ShardReply) {
         let mut job = self.jobs.running.remove(&token).expect("answers belong to running jobs");
@@ -426,6 +432,7 @@ impl Control {
             && self.jobs.volumes.contains_key(&name)
         {
             done.push(self.info(&name, used));
+            self.show_usage(&name, used);
         }
         // A volume may be deleted while others are asked.
         names.retain(|name| self.jobs.volumes.contains_key(name));

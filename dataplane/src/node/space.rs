@@ -40,7 +40,7 @@ struct Seen {
     refused_at: Option<Now>,
 }
 
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     #[default]
     Roomy,
@@ -49,19 +49,25 @@ enum Level {
 }
 
 impl SpaceWatch {
-    /// Looks at the disks, always in the same order. About once a second.
+    /// Looks at the disks, always in the same order, about once a second. Returns those whose room
+    /// has become scarcer than was told, by their place in that order.
     pub(crate) fn see(
         &mut self,
         now: Now,
         rooms: &[Room],
         note: &mut dyn FnMut(Severity, &str, String),
-    ) {
+    ) -> Vec<usize> {
         self.0.resize(self.0.len().max(rooms.len()), Seen::default());
-        for (seen, room) in self.0.iter_mut().zip(rooms) {
-            if let Some(left) = &room.left {
-                seen.look(now, &room.path, left, note);
+        let mut scarce = Vec::new();
+        for (number, (seen, room)) in self.0.iter_mut().zip(rooms).enumerate() {
+            let Some(left) = &room.left else { continue };
+            let before = seen.level;
+            seen.look(now, &room.path, left, note);
+            if seen.level > before {
+                scarce.push(number);
             }
         }
+        scarce
     }
 }
 
@@ -125,10 +131,12 @@ mod tests {
         let mut events = Vec::new();
         let room = Room { path: "d".into(), left: Some(RoomLeft { permille, refused }) };
         let rooms = [Room { path: "gone".into(), left: None }, room];
-        watch.see(Now::from_secs(seconds), &rooms, &mut |_, kind, text| {
+        let scarce = watch.see(Now::from_secs(seconds), &rooms, &mut |_, kind, text| {
             assert!(text.starts_with("disk d"), "{text}");
             events.push(kind.to_owned());
         });
+        let is_scarcer = events.iter().any(|kind| kind != "disk.room");
+        assert_eq!(scarce, if is_scarcer { vec![1] } else { vec![] });
         events
     }
 

@@ -2,11 +2,16 @@
 
 use super::commands::AnswerTo;
 use super::control::Control;
-use super::jobs::{Progress, Step};
+use super::jobs::{Progress, Step, Volume};
 use super::record::VolumeRecord;
 use super::{Answer, CommandError, Exports, Severity};
 use crate::store;
+use iscsi_target::scsi::control::Usage;
 use nvmeof_target::target::{ConfigError, NamespaceConfig, NamespaceId};
+use target_io::Now;
+
+/// How old the figures may be that initiators are told of their volumes' usage.
+const USAGE_PERIOD: Now = Now::from_secs(30);
 
 impl Control {
     /// Shows a volume to hosts.
@@ -109,6 +114,35 @@ impl Control {
             let (lun, is_protected) = (super::iscsi::lun(volume), volume.record.is_protected);
             let told = self.iscsi.protect_unit(lun, is_protected);
             self.note_unit(name, told);
+        }
+    }
+
+    /// Tells initiators what a volume uses, and what its disk still has: log page 0Ch.
+    pub(super) fn show_usage(&mut self, name: &str, used: u64) {
+        let volume = &self.jobs.volumes[name];
+        if volume.seen().iscsi {
+            let available = self.registry.disk(volume.disk).free;
+            self.iscsi.set_usage(super::iscsi::lun(volume), Usage { used, available });
+        }
+    }
+
+    /// Has what volumes use summed for initiators, if there are some, now and then.
+    pub(super) fn refresh_usage(&mut self, now: Now) {
+        if now < self.next_usage || self.iscsi.sessions() == 0 || self.is_measuring() {
+            return;
+        }
+        self.next_usage = now + USAGE_PERIOD;
+        let volumes = self.jobs.volumes.iter().filter(|(_, volume)| volume.seen().iscsi);
+        let names = volumes.map(|(name, _)| name.clone()).collect();
+        self.usage(names, false, None);
+    }
+
+    /// Tells initiators that room for their volumes on a disk has become scarce.
+    pub(super) fn warn_initiators(&mut self, disk: usize) {
+        let is_meant = |volume: &&Volume| volume.disk == disk && volume.seen().iscsi;
+        let meant = self.jobs.volumes.values().filter(is_meant);
+        for lun in meant.map(super::iscsi::lun).collect::<Vec<_>>() {
+            self.iscsi.warn_of_space(lun);
         }
     }
 

@@ -18,7 +18,7 @@ pub use config::{ConfigError, Credentials, IscsiName, Portal, Secret};
 pub use keys::Terms;
 
 use crate::io::{Now, VolumeIndex};
-use crate::scsi::control::{Device, DeviceConfig, Effect, Nexus, Port, UnitConfig};
+use crate::scsi::control::{Device, DeviceConfig, Effect, Nexus, Port, UnitConfig, Usage};
 use crate::scsi::{Attention, Lun};
 use crate::seam::{ConnectionId, Event, LoginReply, Message, Order, SessionKind, Slot};
 use login::{Judge, Names, Negotiation, Outcome};
@@ -269,6 +269,18 @@ impl Target {
         }
         self.carry_effects();
         Ok(())
+    }
+
+    /// What a unit's volume uses of its disk.
+    pub fn set_usage(&mut self, lun: u16, usage: Usage) {
+        self.device.set_usage(Lun(lun), usage);
+    }
+
+    /// Space for a unit runs out: all initiators are told.
+    pub fn warn_of_space(&mut self, lun: u16) {
+        self.device.warn_of_space(Lun(lun));
+        self.carry_effects();
+        self.tell(Lun(lun), Attention::ThinProvisioningThreshold);
     }
 
     /// Asks every initiator to log out; no new session begins.
