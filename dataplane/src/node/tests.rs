@@ -4,6 +4,8 @@
 mod fence;
 mod full;
 mod host;
+mod initiator;
+mod iscsi;
 mod slow;
 
 use super::*;
@@ -11,6 +13,7 @@ use host::Queue;
 use std::net::SocketAddr;
 
 const NQN: &str = "nqn.2026-11.io.basalt:test";
+const IQN: &str = "iqn.2026-11.io.basalt:test";
 
 /// A node that ends with the test.
 struct Bench {
@@ -26,22 +29,19 @@ impl Bench {
             zero_on_free: false,
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let portal =
+            |protocol| PortalConfig { protocol, listen, advertise: None, discovery_only: false };
         let config = NodeConfig {
             name: "test".into(),
             nqn: NQN.into(),
-            iqn: "iqn.2026-11.io.basalt:test".into(),
+            iqn: IQN.into(),
             cores: vec![0, 1],
             poll: false,
             no_iommu: false,
             buffers_per_core: 64 << 20,
             metadata_cache: 4 << 20,
             disks: disks.iter().map(disk).collect(),
-            portals: vec![PortalConfig {
-                protocol: Default::default(),
-                listen,
-                advertise: None,
-                discovery_only: false,
-            }],
+            portals: [Protocol::Nvme, Protocol::Iscsi].map(portal).into(),
             max_connections: 64,
         };
         let node = start(&config).unwrap();
