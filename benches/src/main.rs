@@ -2,6 +2,7 @@
 
 mod allocations;
 mod initiator;
+mod iscsi;
 mod load;
 mod micro;
 mod plot;
@@ -18,6 +19,8 @@ static ALLOCATOR: allocations::Counting = allocations::Counting;
 /// Measures Basalt.
 #[derive(Parser)]
 enum Command {
+    /// The iSCSI target beside others, by one initiator.
+    Iscsi(iscsi::Options),
     /// Loads an NVMe/TCP namespace and prints what was measured as JSON.
     Load(load::Load),
     /// Nanoseconds per operation of the parts.
@@ -36,6 +39,7 @@ fn main() -> Result<()> {
         _ => Command::parse(),
     };
     match command {
+        Command::Iscsi(options) => iscsi::run(&options)?,
         Command::Load(load) => println!("{}", serde_json::to_string(&load::run(&load)?)?),
         Command::Micro => micro::run()?,
         Command::Size(size) => size::run(&size)?,
