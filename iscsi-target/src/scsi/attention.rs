@@ -65,7 +65,7 @@ impl Attention {
         let code = match self {
             Self::PowerOn => AdditionalSense::PowerOn,
             Self::PowerOnOrReset => AdditionalSense::PowerOnOrReset,
-            Self::Reset => AdditionalSense::PowerOnOrReset,
+            Self::Reset => AdditionalSense::DeviceReset,
             Self::NexusLoss => AdditionalSense::NexusLoss,
             Self::CommandsCleared => AdditionalSense::CommandsClearedByAnother,
             Self::ModeParametersChanged => AdditionalSense::ModeParametersChanged,
