@@ -199,6 +199,7 @@ impl<B: Buffer> Connection<B> {
                 entry.kind = Kind::Ended;
                 entry.buf = None;
                 entry.status = Status::TaskAborted;
+                self.slots.discharge(slot);
                 self.respond(slot);
             }
         }

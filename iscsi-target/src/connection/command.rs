@@ -218,7 +218,6 @@ impl<B: Buffer> Connection<B> {
     ) -> bool {
         let entry = &self.slots[slot];
         let len = (entry.head as usize + entry.wanted as usize).next_multiple_of(BLOCK);
-        // A comparison, or a piece of more, may need another of that size.
         let charge = len.next_power_of_two();
         let max = self.config.buffers_max;
         let max = if is_held { max - max / 4 } else { max };
@@ -228,7 +227,7 @@ impl<B: Buffer> Connection<B> {
         let buf = if is_held { around.alloc_for_host_data(len) } else { around.alloc(len) };
         let Some(buf) = buf else { return false };
         self.slots[slot].buf = Some(buf);
-        self.slots.charge(slot, charge);
+        self.slots.charge_data(slot, charge);
         true
     }
 
@@ -311,18 +310,28 @@ impl<B: Buffer> Connection<B> {
         around: &mut S,
         step: impl FnOnce(&mut Task<B>, &mut Door<'_, S>, ()) -> Progress<B>,
     ) -> bool {
-        let (held, max) = (self.held(), self.config.buffers_max);
+        let held = self.slots.held_but_own(slot) + self.in_sink;
+        // However much all hold as data-out, one task at a time gets on.
+        let is_alone = self.slots.held_by_others(slot) + self.in_sink == 0;
+        let max = if is_alone { usize::MAX } else { self.config.buffers_max };
         let mut door = Door { around, held, max, charged: 0, submitted: 0 };
         let Kind::Task(task) = &mut self.slots[slot].kind else {
             unreachable!("block requests are made by tasks");
         };
         let progress = step(task, &mut door, ());
         let Door { charged, submitted, .. } = door;
-        self.slots.charge_at_least(slot, charged);
         assert_eq!(submitted == 1, matches!(progress, Progress::Pending), "one request at a time");
         match progress {
-            Progress::Pending => self.slots.submit(slot),
+            Progress::Pending => {
+                // A step without a buffer of its own goes on with that of the last.
+                if charged > 0 {
+                    self.slots.charge_own(slot, charged);
+                }
+                self.slots.submit(slot);
+            }
             Progress::Starved => {
+                // What it got beside what it lacks is dropped.
+                self.slots.charge_own(slot, 0);
                 self.wait_for_buffer(slot);
                 return false;
             }
@@ -361,9 +370,7 @@ impl<B: Buffer> Connection<B> {
         };
         let sense = Sense::new(SenseKey::AbortedCommand, code);
         self.conclude(slot, Ending::check(sense));
-        let entry = &mut self.slots[slot];
-        entry.buf = None;
-        entry.bytes = Vec::new();
+        self.slots[slot].bytes = Vec::new();
     }
 
     /// Notes how a command ended.
@@ -376,6 +383,10 @@ impl<B: Buffer> Connection<B> {
         entry.available = ending.data.len() as u32;
         entry.deliver = if entry.is_write { 0 } else { entry.available.min(entry.expected) };
         entry.data = if entry.deliver == 0 { DataIn::None } else { ending.data };
+        entry.buf = None;
+        if !matches!(entry.data, DataIn::Buffer { .. }) {
+            self.slots.discharge(slot);
+        }
     }
 
     /// Queues data and response.

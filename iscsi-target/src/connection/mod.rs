@@ -75,7 +75,8 @@ pub struct Config {
     /// Time that it has for the answer.
     pub ping_timeout: Duration,
     /// Most bytes of buffers that the connection's tasks hold, those whose data are being sent
-    /// included; one task is always served. At least two of the largest transfers.
+    /// included; what one task at a time needs to get on comes on top. At least two of the largest
+    /// transfers.
     pub buffers_max: usize,
 }
 

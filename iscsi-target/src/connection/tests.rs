@@ -1,5 +1,7 @@
 //! Sessions against a store whose requests end when the test says.
 
+mod charges;
+
 use super::*;
 use crate::target::Terms;
 use crate::testing::{Fabric, Finished, InitiatorConfig, LinkId, TARGET};
