@@ -174,13 +174,16 @@ impl<B: Buffer> Connection<B> {
 
     fn abort_one(&mut self, slot: u16, how: Aborted) {
         self.counters.aborted += 1;
-        let is_amid = self.receiver.slot() == Some(slot);
+        if self.receiver.slot() == Some(slot) {
+            // Nobody waits for an initiator that may never send the rest.
+            self.receiver.disown(self.session.data_digest);
+        }
         let entry = &mut self.slots[slot];
         entry.aborted = how;
         match entry.state {
-            // It ends with its PDU, its block request, or the reply.
-            _ if is_amid => return,
-            State::Receiving | State::Submitted | State::WithTarget => return,
+            // It ends with its block request, or the reply.
+            State::Submitted | State::WithTarget => return,
+            State::Receiving => {}
             State::AwaitingBuffer => self.waiting.retain(|waiting| *waiting != slot),
             State::R2tQueued => self.sender.forget(slot),
             State::AwaitingData => self.awaiting_data -= 1,

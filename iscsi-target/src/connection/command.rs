@@ -147,9 +147,8 @@ impl<B: Buffer> Connection<B> {
         around: &mut S,
     ) -> bool {
         let entry = &self.slots[slot];
-        let is_needed = entry.aborted == Aborted::No;
         let is_all = section.len >= entry.wanted;
-        if is_needed && !self.take_buffer(slot, !is_all, around) {
+        if !self.take_buffer(slot, !is_all, around) {
             return false;
         }
         self.receive_for(slot, section);
@@ -173,28 +172,14 @@ impl<B: Buffer> Connection<B> {
     pub(super) fn target_of(&self, slot: u16) -> Target {
         let entry = &self.slots[slot];
         match entry.kind {
-            _ if entry.aborted != Aborted::No => Target::Nowhere,
             Kind::Task(_) if entry.buf.is_some() => Target::Buffer,
             Kind::Control(_) => Target::Bytes,
             _ => Target::Nowhere,
         }
     }
 
-    /// A PDU with data-out of a command has come, and was its last or filled its sequence.
-    pub(super) fn sequence_complete<S: Surroundings<Buf = B>>(
-        &mut self,
-        slot: u16,
-        around: &mut S,
-    ) {
-        if self.slots[slot].aborted == Aborted::No {
-            self.go_on(slot, around);
-        } else {
-            self.end_aborted(slot);
-        }
-    }
-
     /// Asks for the data that are missing, or runs the command.
-    fn go_on<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
+    pub(super) fn go_on<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
         let entry = &self.slots[slot];
         let is_doomed = matches!(entry.kind, Kind::Ended);
         if is_doomed || entry.moved >= entry.wanted {

@@ -100,6 +100,8 @@ pub(super) struct Receiver {
     loose_crc: u32,
     loose_len: u64,
     has_digest: bool,
+    /// Whether the data were for a task that is gone: their digest is of no interest.
+    is_disowned: bool,
     digest: [u8; DIGEST_LEN],
     digest_have: usize,
     /// Whether the buffer is with the socket.
@@ -124,6 +126,7 @@ impl Receiver {
             loose_crc: 0,
             loose_len: 0,
             has_digest: false,
+            is_disowned: false,
             digest: [0; DIGEST_LEN],
             digest_have: 0,
             is_landing: false,
@@ -157,6 +160,19 @@ impl Receiver {
     pub(super) fn hold_for_buffer(&mut self, slot: u16, section: Section) {
         self.slot = slot;
         self.stage = Stage::Held(section);
+    }
+
+    /// The task whose data are coming, or wait for a buffer, is no more: they are thrown away. A
+    /// landing that is with the socket is dropped when it returns.
+    pub(super) fn disown(&mut self, has_digest: bool) {
+        match self.stage {
+            Stage::Held(section) if section.len == 0 => return self.expect_header(),
+            Stage::Held(section) => self.expect(section, has_digest),
+            _ => {}
+        }
+        (self.target, self.keep) = (Target::Nowhere, 0);
+        self.slot = super::slots::NONE;
+        self.is_disowned = true;
     }
 
     pub(super) fn expect_header(&mut self) {

@@ -1,5 +1,6 @@
 //! Sessions against a store whose requests end when the test says.
 
+mod aborts;
 mod charges;
 
 use super::*;

@@ -26,9 +26,9 @@ fn most_held(fabric: &mut Fabric, id: LinkId, tag: u32) -> (Finished, usize) {
     (finished, most)
 }
 
-/// An EXTENDED COPY of `blocks` blocks of 4096 bytes between the first two units, of which the
-/// second has blocks of 512 bytes.
-pub(super) fn copy(blocks: u16) -> ([u8; 16], Vec<u8>) {
+/// An EXTENDED COPY between the first two units, which are of blocks of 4096 and 512 bytes; `blocks`
+/// are those of the source.
+pub(super) fn copy(source: u8, destination: u8, blocks: u16) -> ([u8; 16], Vec<u8>) {
     let mut list = vec![9, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 0];
     for (name, block_len) in [(1, 4096_u16), (2, 512)] {
         list.extend_from_slice(&[0xE4, 0, 0, 0, 1, 3, 0, 16, 0x60 | name]);
@@ -36,7 +36,7 @@ pub(super) fn copy(blocks: u16) -> ([u8; 16], Vec<u8>) {
         list.extend_from_slice(&[0; 6]);
         list.extend_from_slice(&block_len.to_be_bytes());
     }
-    list.extend_from_slice(&[2, 0, 0, 24, 0, 0, 0, 1, 0, 0]);
+    list.extend_from_slice(&[2, 0, 0, 24, 0, source, 0, destination, 0, 0]);
     list.extend_from_slice(&blocks.to_be_bytes());
     list.extend_from_slice(&[0; 16]);
     let mut cdb = [0; 16];
@@ -61,7 +61,7 @@ fn commands_of_many_pieces_are_charged_with_one() {
     let (finished, most) = most_held(&mut fabric, id, tag);
     good(&finished);
     assert!(most <= 2 * 262_144, "{most}");
-    let (cdb, list) = copy(2048);
+    let (cdb, list) = copy(0, 1, 2048);
     let tag = fabric.link(id).initiator.write(0, &cdb, &list);
     let (finished, most) = most_held(&mut fabric, id, tag);
     good(&finished);
