@@ -3,12 +3,13 @@
 use super::receive::{Section, Sequence, Target, Violation};
 use super::slots::{Aborted, Entry, Kind, State};
 use super::{Connection, SessionKind};
-use crate::io::{BlockRequest, BlockResult, Buffer, Surroundings, Ticket, VolumeIndex};
+use crate::io::{BlockRequest, BlockResult, Buffer, Now, Surroundings, Ticket, VolumeIndex};
 use crate::scsi::{
     Admitted, DataIn, Ending, Lun, Needs, Progress, Request, Sense, Status, Task, admit,
 };
 use crate::seam::{Event, Slot};
 use core::convert::Infallible;
+use core::time::Duration;
 use storage_spec::crc32c::BLOCK;
 use storage_spec::iscsi::{AhsType, RejectReason, ScsiCommand, ScsiCommandFlags};
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
@@ -16,6 +17,10 @@ use zerocopy::FromBytes;
 
 /// Length of a CDB that needs no additional header segment.
 const CDB_LEN: usize = 16;
+
+/// How long a command may hold up the stream for want of a buffer: pings and task management stand
+/// behind it, and initiators give up on those in 5 s.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why data of an initiator were of no use (RFC 7143, section 11.4.7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,31 +133,45 @@ impl<B: Buffer> Connection<B> {
             let is_all = section.len >= entry.wanted;
             if !self.take_buffer(slot, !is_all, around) {
                 self.counters.buffer_waits += 1;
-                if is_all || self.awaiting_data == 0 {
+                let may_hold = is_all || self.awaiting_data == 0;
+                if may_hold && !self.holds_none_up {
                     self.receiver.hold_for_buffer(slot, section);
                     return;
                 }
-                self.counters.busy += 1;
-                self.conclude(slot, Ending::status(Status::Busy));
+                self.refuse_data(slot);
             }
         }
         self.receive_for(slot, section);
     }
 
-    /// Goes on with a command for whose data no buffer was there; whether there is one now.
+    /// Goes on with the command that holds the stream up for want of a buffer; whether it does so no
+    /// more.
     pub(super) fn retry_held<S: Surroundings<Buf = B>>(
         &mut self,
-        slot: u16,
+        now: Now,
         section: Section,
+        until: Option<Now>,
         around: &mut S,
     ) -> bool {
-        let entry = &self.slots[slot];
-        let is_all = section.len >= entry.wanted;
+        let slot = self.receiver.slot().expect("somebody holds it up");
+        let is_all = section.len >= self.slots[slot].wanted;
+        let until = until.unwrap_or(now + HOLD_TIMEOUT);
         if !self.take_buffer(slot, !is_all, around) {
-            return false;
+            if now < until {
+                self.receiver.hold_until(section, until);
+                return false;
+            }
+            self.holds_none_up = true;
+            self.refuse_data(slot);
         }
         self.receive_for(slot, section);
         true
+    }
+
+    /// There is no buffer for the data that come with a command: it may be sent again.
+    fn refuse_data(&mut self, slot: u16) {
+        self.counters.busy += 1;
+        self.conclude(slot, Ending::status(Status::Busy));
     }
 
     fn receive_for(&mut self, slot: u16, section: Section) {
@@ -213,6 +232,7 @@ impl<B: Buffer> Connection<B> {
         let Some(buf) = buf else { return false };
         self.slots[slot].buf = Some(buf);
         self.slots.charge_data(slot, charge);
+        self.holds_none_up = false;
         true
     }
 

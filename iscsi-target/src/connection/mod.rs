@@ -141,6 +141,8 @@ pub struct Connection<B> {
     text: Option<u16>,
     /// Bytes of buffers given to the sink and not known to be sent.
     in_sink: usize,
+    /// A command has held the stream up for too long, and no buffer has come since: none does.
+    holds_none_up: bool,
     /// Tasks in `AwaitingData`.
     awaiting_data: u32,
     /// When the data that are awaited last made progress, and how far they were.
@@ -178,6 +180,7 @@ impl<B: Buffer> Connection<B> {
             connection_id: 0,
             text: None,
             in_sink: 0,
+            holds_none_up: false,
             awaiting_data: 0,
             data_seen: None,
             counters: Counters::default(),

@@ -109,3 +109,41 @@ fn commands_whose_data_fill_all_buffers_get_on_one_by_one() {
     assert!(fabric.link(id).connection.counters().buffer_waits > 0);
     assert_eq!(fabric.link(id).connection.held(), 0);
 }
+
+#[test]
+fn pings_and_task_management_do_not_stand_behind_a_command_without_a_buffer() {
+    let (mut fabric, id) = bounded(2 << 20);
+    fabric.link(id).hold_blocks = true;
+    let tags: Vec<u32> = (0..12_u64)
+        .map(|at| fabric.link(id).initiator.write(0, &write16(at, 64), &vec![1; 262_144]))
+        .collect();
+    let ping = |fabric: &mut Fabric| {
+        fabric.link(id).initiator.request(Opcode::NopOut, FINAL, TAG_NONE, &[]);
+    };
+    ping(&mut fabric);
+    fabric.run();
+    assert!(fabric.link(id).connection.blocked());
+    fabric.now += Duration::from_millis(999);
+    fabric.run();
+    assert!(fabric.link(id).initiator.take(Opcode::NopIn).is_none());
+    fabric.now += Duration::from_millis(1);
+    fabric.run();
+    // The first has waited; the others do not wait as well.
+    assert!(fabric.link(id).initiator.take(Opcode::NopIn).is_some());
+    let later = fabric.link(id).initiator.write(0, &write16(0, 64), &vec![1; 262_144]);
+    fabric.link(id).initiator.manage(TaskFunction::AbortTask.0, 0, tags[0]);
+    ping(&mut fabric);
+    fabric.run();
+    assert!(fabric.link(id).initiator.take(Opcode::NopIn).is_some());
+    assert_eq!(fabric.finish(id, later).status, 8, "BUSY");
+    fabric.link(id).hold_blocks = false;
+    fabric.run();
+    assert_eq!(managed(&mut fabric, id), Some(TaskResponse::FunctionComplete));
+    for (at, &tag) in tags.iter().enumerate().skip(1) {
+        let status = if at < 8 { 0 } else { 8 };
+        assert_eq!(fabric.finish(id, tag).status, status, "{at}");
+    }
+    // There is room again: commands wait for it again.
+    good(&fabric.write(id, 0, &write16(0, 64), &vec![1; 262_144]));
+    assert_eq!(fabric.link(id).connection.counters().busy, 5);
+}
