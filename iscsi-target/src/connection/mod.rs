@@ -270,7 +270,7 @@ impl<B: Buffer> Connection<B> {
 
     fn send_message(&mut self, message: Message) {
         if self.is_established && self.session.kind == SessionKind::Normal {
-            self.send(Item::Message(message));
+            self.sender.push_message(message);
         }
     }
 
