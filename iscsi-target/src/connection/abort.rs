@@ -9,6 +9,9 @@ use crate::seam::{Event, Slot};
 use storage_spec::iscsi::{RejectReason, TaskFunction, TaskManagementRequest, TaskResponse};
 use zerocopy::FromBytes;
 
+/// iSCSIProtocolLevel from which on there are QUERY TASK and the functions after it.
+const PROTOCOL_LEVEL_QUERIES: u16 = 2;
+
 /// Tasks that are being ended, and who waits for that.
 #[derive(Debug)]
 pub(super) struct Aborting {
@@ -68,9 +71,13 @@ impl<B: Buffer> Connection<B> {
                 | TaskFunction::QueryTaskSet
                 | TaskFunction::QueryAsynchronousEvent
         );
+        // Those of RFC 7144 are for who has agreed on it.
+        let is_known = function.0 <= TaskFunction::TaskReassign.0
+            || self.session.protocol_level >= PROTOCOL_LEVEL_QUERIES;
         self.slots[slot].kind = Kind::Management(function, TaskResponse::FunctionComplete);
         let tag = pdu.referenced_tag.get();
         let response = match function {
+            _ if !is_known => TaskResponse::NotSupported,
             _ if names_unit && !is_there => TaskResponse::LunDoesNotExist,
             TaskFunction::AbortTask => match self.find_active(tag) {
                 Some(_) => {

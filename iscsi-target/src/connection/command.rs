@@ -11,7 +11,7 @@ use crate::seam::{Event, Slot};
 use core::convert::Infallible;
 use core::time::Duration;
 use storage_spec::crc32c::BLOCK;
-use storage_spec::iscsi::{AhsType, RejectReason, ScsiCommand, ScsiCommandFlags};
+use storage_spec::iscsi::{AhsType, PAD, RejectReason, ScsiCommand, ScsiCommandFlags};
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
 use zerocopy::FromBytes;
 
@@ -29,6 +29,8 @@ pub(super) enum DataFault {
     Digest,
     /// They were not those that were due.
     Amount,
+    /// They should not have come unasked.
+    Uninvited,
 }
 
 impl<B: Buffer> Connection<B> {
@@ -42,9 +44,9 @@ impl<B: Buffer> Connection<B> {
     ) -> Result<(), Violation> {
         let pdu = ScsiCommand::ref_from_bytes(header).expect("the length is that of the structure");
         let Some(slot) = self.take_slot(header, section)? else { return Ok(()) };
-        if let Err(violation) = self.check_shape(pdu, section) {
+        if self.session.kind == SessionKind::Discovery {
             self.slots.release(slot);
-            return Err(violation);
+            return Err(Violation::Reject(RejectReason::Protocol));
         }
         self.counters.commands += 1;
         let flags = ScsiCommandFlags::from(pdu.flags);
@@ -54,11 +56,19 @@ impl<B: Buffer> Connection<B> {
         entry.expected = pdu.transfer_len.get();
         entry.is_write = flags.write();
         let expected = entry.expected;
-        entry.burst_end = match flags.is_final() {
+        let offered = if flags.write() { expected } else { 0 };
+        if self.is_uninvited(pdu, section) {
+            // The command is answered, so that its initiator need not wait for its own timeout.
+            // Nothing of its data is kept, and what follows is a stray.
+            self.slots[slot].burst_end = section.len;
+            self.doom(slot, DataFault::Uninvited);
+            self.begin(slot, section, around);
+            return Ok(());
+        }
+        self.slots[slot].burst_end = match flags.is_final() {
             true => section.len,
             false => self.session.first_burst.min(expected),
         };
-        let offered = if flags.write() { expected } else { 0 };
         match self.judge(pdu, ahs, offered) {
             Admitted::End(ending) => self.conclude(slot, ending),
             Admitted::Task(task, needs) => self.set_up(slot, Kind::Task(task), needs),
@@ -71,41 +81,42 @@ impl<B: Buffer> Connection<B> {
         Ok(())
     }
 
-    /// What the header says of data against what was agreed on.
-    fn check_shape(&self, pdu: &ScsiCommand, section: Section) -> Result<(), Violation> {
+    /// Whether data come unasked that the initiator may not send so.
+    fn is_uninvited(&self, pdu: &ScsiCommand, section: Section) -> bool {
         let flags = ScsiCommandFlags::from(pdu.flags);
-        let expected = pdu.transfer_len.get();
-        let protocol = Err(Violation::Reject(RejectReason::Protocol));
-        if self.session.kind == SessionKind::Discovery {
-            return protocol;
-        }
-        if !flags.write() && (section.len > 0 || !flags.is_final()) {
-            return protocol;
-        }
-        if section.len > 0 && !self.session.immediate_data {
-            return protocol;
-        }
-        if !flags.is_final() && self.session.initial_r2t {
-            return protocol;
-        }
-        if section.len > self.session.first_burst.min(expected) {
-            return protocol;
-        }
-        Ok(())
+        let expected = if flags.write() { pdu.transfer_len.get() } else { 0 };
+        let has_more = !flags.is_final();
+        section.len > self.session.first_burst.min(expected)
+            || (section.len > 0 && !self.session.immediate_data)
+            || (has_more && (self.session.initial_r2t || !flags.write()))
     }
 
     fn judge(&mut self, pdu: &ScsiCommand, ahs: &[u8], offered: u32) -> Admitted<B> {
+        /// Task attribute ACA.
+        const ACA: u8 = 4;
         let flags = ScsiCommandFlags::from(pdu.flags);
-        if (flags.read() && flags.write()) || is_extended(ahs) {
-            // No command that is here moves data both ways or is longer than 16 bytes.
-            let sense = Sense::illegal(match is_extended(ahs) {
-                true => AdditionalSense::InvalidOpcode,
-                false => AdditionalSense::InvalidFieldInInformationUnit,
-            });
+        let lun = Lun::from_wire(pdu.lun);
+        let refusal = if is_extended(ahs) {
+            Some(AdditionalSense::InvalidOpcode)
+        } else if !ahs.is_empty() || (flags.read() && flags.write()) || flags.attribute() == ACA {
+            Some(AdditionalSense::InvalidFieldInInformationUnit)
+        } else {
+            None
+        };
+        if let Some(code) = refusal {
+            // No command that is here moves data both ways or is longer than 16 bytes; there is no
+            // ACA (NormACA is 0).
+            let sense = Sense::illegal(code).with_format(self.has_descriptor_sense(lun));
             return Admitted::End(Ending::check(sense));
         }
-        let request = Request { cdb: &pdu.cdb, lun: Lun::from_wire(pdu.lun), data_out: offered };
+        let request = Request { cdb: &pdu.cdb, lun, data_out: offered };
         admit(request, &self.units, &mut self.attentions)
+    }
+
+    /// Whether sense data of a unit are in descriptor format.
+    fn has_descriptor_sense(&self, lun: Option<Lun>) -> bool {
+        let unit = lun.and_then(|lun| self.units.get(usize::from(lun.0))?.as_ref());
+        unit.is_some_and(|unit| unit.descriptor_sense)
     }
 
     fn set_up(&mut self, slot: u16, kind: Kind<B>, needs: Needs) {
@@ -366,14 +377,17 @@ impl<B: Buffer> Connection<B> {
 
     /// Data of the initiator were of no use: the command fails once no more are due.
     pub(super) fn doom(&mut self, slot: u16, fault: DataFault) {
-        if matches!(self.slots[slot].kind, Kind::Ended) {
+        let entry = &self.slots[slot];
+        if matches!(entry.kind, Kind::Ended) && fault != DataFault::Uninvited {
             return;
         }
         let code = match fault {
             DataFault::Digest => AdditionalSense(0x4705),
             DataFault::Amount => AdditionalSense(0x0C0D),
+            DataFault::Uninvited => AdditionalSense(0x0C0C),
         };
         let sense = Sense::new(SenseKey::AbortedCommand, code);
+        let sense = sense.with_format(self.has_descriptor_sense(entry.unit()));
         self.conclude(slot, Ending::check(sense));
         self.slots[slot].bytes = Vec::new();
     }
@@ -461,11 +475,18 @@ pub(super) enum Residual {
     Over(u32),
 }
 
-fn is_extended(ahs: &[u8]) -> bool {
-    // Length of the segment's specific part, type, and then that part: a reserved byte and the rest
-    // of the CDB.
+/// Whether additional header segments make a CDB longer than 16 bytes.
+fn is_extended(mut ahs: &[u8]) -> bool {
     const { assert!(CDB_LEN == 16) };
-    matches!(ahs, [_, _, kind, ..] if AhsType(*kind) == AhsType::ExtendedCdb)
+    // Of each: the length of its specific part, its type, and that part, padded as a whole.
+    while let [high, low, kind, ..] = *ahs {
+        if AhsType(kind) == AhsType::ExtendedCdb {
+            return true;
+        }
+        let len = (3 + usize::from(u16::from_be_bytes([high, low]))).next_multiple_of(PAD);
+        ahs = ahs.get(len..).unwrap_or_default();
+    }
+    false
 }
 
 fn may_hold(held: usize, bytes: usize, max: usize) -> bool {

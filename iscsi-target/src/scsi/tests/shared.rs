@@ -172,7 +172,7 @@ fn supported_commands_and_functions() {
     assert_eq!(sense(harness.request(&report(2, 0x25, 0), &[])), INVALID_CDB);
     assert_eq!(bytes_of(harness.request(&report(3, 0x25, 0), &[]))[1], 3);
     let functions = |byte| [0xA3, 0x0D, byte, 0, 0, 0, 0, 0, 0, 32, 0, 0];
-    assert_eq!(bytes_of(harness.request(&functions(0), &[])), [0xDE, 0, 0, 0]);
+    assert_eq!(bytes_of(harness.request(&functions(0), &[])), [0xDE, 7, 0, 0]);
     assert_eq!(bytes_of(harness.request(&functions(0x80), &[])).len(), 16);
     let defects = [0x37, 0, 0x1D, 0, 0, 0, 0, 0, 8, 0];
     assert_eq!(bytes_of(harness.request(&defects, &[])), [0, 0x1D, 0, 0]);
