@@ -261,6 +261,33 @@ fn two_or_writes_at_once_lose_nothing() {
 }
 
 #[test]
+fn bits_that_are_set_are_not_written_again() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    harness.memory.volumes[0].fill(0xF0);
+    let data = [&[0x30; 4096][..], &[0x31; 512], &[0x10; 512]].concat();
+    let Admitted::Task(mut task, needs) =
+        harness.admit(0, Lun(0), &cdb_16(0x8B, 0, 5, 10), data.len())
+    else {
+        panic!("a task")
+    };
+    let data = land(&mut harness.memory, needs, &data);
+    let mut progress = task.start(target_io::Ticket(0), Some(data), &mut harness.memory);
+    let mut requests = 0;
+    while let Progress::Pending = progress {
+        requests += 1;
+        let (_, result) = harness.memory.execute(0);
+        progress = task.complete(result, &mut harness.memory);
+    }
+    let Progress::End(ending) = progress else { panic!("it ends") };
+    bytes_of(ending);
+    // Two blocks of the store are read, and one is written.
+    assert_eq!(requests, 3);
+    assert_eq!(harness.memory.volumes[0][13 * 512..14 * 512], [0xF1; 512]);
+    harness.memory.volumes[0][13 * 512..14 * 512].fill(0xF0);
+    assert!(harness.memory.volumes[0].iter().all(|&byte| byte == 0xF0));
+}
+
+#[test]
 fn cancelled_tasks_make_no_further_request() {
     let mut harness = Harness::new(&[(1 << 20, 9)]);
     let Admitted::Task(mut task, needs) = harness.admit(0, Lun(0), &cdb_16(0x93, 0, 0, 1500), 512)
