@@ -14,8 +14,13 @@ const TOOL: &str = "iscsi-test-cu";
 /// Seconds for one suite.
 const SUITE_SECONDS: &str = "300";
 
-/// Suites in which tests fail, for now. docs/next.md says why.
-const FAILING: [&str; 0] = [];
+/// Tests that fail for now, or because they are wrong, by block size and suite. docs/scsi.md says
+/// why.
+const FAILING: [(u32, &str, &str); 3] = [
+    (512, "ALL.GetLBAStatus", "UnmapSingle"),
+    (4096, "ALL.ExtendedCopy", "Simple"),
+    (4096, "ALL.GetLBAStatus", "UnmapSingle"),
+];
 
 /// A running node, killed when the test ends.
 struct Node(Child, PathBuf);
@@ -33,7 +38,20 @@ fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
-/// A node on a disk in memory with a volume of this block size; the URLs of its unit through two
+impl Node {
+    fn tell(&self, arguments: &[&str]) {
+        let socket = self.1.join("s");
+        let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).output();
+        assert!(told.expect("the program runs").status.success(), "{arguments:?}");
+    }
+
+    /// A volume of which nothing has been written: some tests rely on that.
+    fn make_volume(&self, block_size: u32) {
+        self.tell(&["volume", "create", "v", "256MiB", "--block-size", &block_size.to_string()]);
+    }
+}
+
+/// A node on a disk in memory that lets every host in; the URLs of its first unit through two
 /// portals.
 fn node(block_size: u32) -> (Node, [String; 2]) {
     let name = format!("iscsi-{block_size}-{}", std::process::id());
@@ -66,12 +84,7 @@ fn node(block_size: u32) -> (Node, [String; 2]) {
     BufReader::new(stdout).read_line(&mut line).expect("a line when it is ready");
     assert!(line.contains("iqn.2026-01.test:node"), "not ready: {line:?}");
     let node = Node(child, dir);
-    let tell = |arguments: &[&str]| {
-        let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).status();
-        assert!(told.expect("the program runs").success(), "{arguments:?}");
-    };
-    tell(&["host", "allow", "*"]);
-    tell(&["volume", "create", "v", "256MiB", "--block-size", &block_size.to_string()]);
+    node.tell(&["host", "allow", "*"]);
     let url = |port: u16| format!("iscsi://127.0.0.1:{port}/iqn.2026-01.test:node/0");
     (node, [url(ports[1]), url(ports[2])])
 }
@@ -118,7 +131,7 @@ fn run_all(block_size: u32) {
         println!("SKIPPED: {TOOL} is not installed (Debian package libiscsi-bin)");
         return;
     };
-    let (_node, urls) = node(block_size);
+    let (node, urls) = node(block_size);
     let list = String::from_utf8_lossy(&[list.stdout, list.stderr].concat()).into_owned();
     let is_suite = |line: &&str| {
         let parts = line.trim_end().split('.').count();
@@ -128,11 +141,13 @@ fn run_all(block_size: u32) {
     assert!(suites.len() > 40, "the tool lists its suites: {list}");
     let (mut failed, mut skipped, mut passed) = (BTreeMap::new(), BTreeMap::new(), 0);
     for suite in suites {
+        node.make_volume(block_size);
         let output = Command::new("timeout")
-            .args([SUITE_SECONDS, TOOL, "--dataloss", "--test", suite])
+            .args([SUITE_SECONDS, TOOL, "--dataloss", "--allow-sanitize", "--test", suite])
             .args(&urls)
             .output()
             .expect("the tool runs");
+        node.tell(&["volume", "delete", "v", "--yes"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let verdict = read(&text);
         passed += verdict.passed;
@@ -145,8 +160,12 @@ fn run_all(block_size: u32) {
         }
     }
     println!("passed: {passed}; skipped: {skipped:#?}; failed: {failed:#?}");
-    let expected: Vec<String> = FAILING.iter().map(|suite| (*suite).to_owned()).collect();
-    assert_eq!(failed.into_keys().collect::<Vec<_>>(), expected);
+    let expected: BTreeMap<String, Vec<String>> = FAILING
+        .into_iter()
+        .filter(|(size, ..)| *size == block_size)
+        .map(|(_, suite, test)| (suite.to_owned(), vec![test.to_owned()]))
+        .collect();
+    assert_eq!(failed, expected);
 }
 
 #[test]
