@@ -13,9 +13,9 @@ use crate::seam::Message;
 use std::collections::VecDeque;
 use storage_spec::crc32c;
 use storage_spec::iscsi::{
-    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, CONTINUE, DIGEST_LEN, FINAL, LogoutResponse, NopIn, Opcode, PAD,
-    R2t, Reject, RejectReason, ResidualFlags, ScsiResponse, TAG_NONE, TaskManagementResponse,
-    TaskResponse, TextResponse, U24, serial_lt,
+    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, CONTINUE, DIGEST_LEN, FINAL, LogoutResponse, NopIn,
+    Opcode, PAD, R2t, Reject, RejectReason, ResidualFlags, ScsiResponse, TAG_NONE,
+    TaskManagementResponse, TaskResponse, TextResponse, U24, serial_lt,
 };
 use zerocopy::{FromZeros, IntoBytes};
 

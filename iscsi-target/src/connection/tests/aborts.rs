@@ -38,7 +38,8 @@ fn a_reset_does_not_wait_for_data_of_a_dead_host() {
             for asked in [false, true] {
                 let mut fabric = fabric();
                 let digests = (has_digest, has_digest);
-                let [one, two] = two(&mut fabric, InitiatorConfig { digests, ..Default::default() });
+                let [one, two] =
+                    two(&mut fabric, InitiatorConfig { digests, ..Default::default() });
                 let before = fabric.link(two).memory.volumes[0].clone();
                 let initiator = &mut fabric.link(two).initiator;
                 initiator.answers_r2t = false;
