@@ -63,14 +63,7 @@ impl<B: Buffer> Connection<B> {
         let function = TaskFunction(pdu.function & 0x7F);
         let lun = Lun::from_wire(pdu.lun);
         let is_there = lun.is_some_and(|lun| self.has_unit(lun));
-        let names_unit = matches!(
-            function,
-            TaskFunction::AbortTaskSet
-                | TaskFunction::ClearTaskSet
-                | TaskFunction::LogicalUnitReset
-                | TaskFunction::QueryTaskSet
-                | TaskFunction::QueryAsynchronousEvent
-        );
+        let names_unit = names_unit(function);
         // Those of RFC 7144 are for who has agreed on it.
         let is_known = function.0 <= TaskFunction::TaskReassign.0
             || self.session.protocol_level >= PROTOCOL_LEVEL_QUERIES;
@@ -135,8 +128,8 @@ impl<B: Buffer> Connection<B> {
         self.abort(lun.map_or(Scope::All, Scope::Unit), how, After::Tell(token));
     }
 
-    /// Ends every command that touches a volume: its initiator was preempted. It is told of each (TAS
-    /// is set).
+    /// Ends every command that touches a volume: its initiator was preempted. It is told of each
+    /// (TAS is set).
     pub fn preempt(&mut self, volume: VolumeIndex) {
         if !self.is_live() {
             return;
@@ -262,6 +255,18 @@ impl<B: Buffer> Connection<B> {
     fn active(&self) -> impl Iterator<Item = &Entry<B>> {
         (0..self.slots.len()).map(|slot| &self.slots[slot]).filter(|entry| entry.is_active())
     }
+}
+
+/// Whether a function concerns one unit.
+fn names_unit(function: TaskFunction) -> bool {
+    matches!(
+        function,
+        TaskFunction::AbortTaskSet
+            | TaskFunction::ClearTaskSet
+            | TaskFunction::LogicalUnitReset
+            | TaskFunction::QueryTaskSet
+            | TaskFunction::QueryAsynchronousEvent
+    )
 }
 
 fn found(is_found: bool) -> TaskResponse {

@@ -155,8 +155,8 @@ impl<B: Buffer> Connection<B> {
         self.receive_for(slot, section);
     }
 
-    /// Goes on with the command that holds the stream up for want of a buffer; whether it does so no
-    /// more.
+    /// Goes on with the command that holds the stream up for want of a buffer; whether it does so
+    /// no more.
     pub(super) fn retry_held<S: Surroundings<Buf = B>>(
         &mut self,
         now: Now,

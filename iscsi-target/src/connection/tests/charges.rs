@@ -26,8 +26,8 @@ fn most_held(fabric: &mut Fabric, id: LinkId, tag: u32) -> (Finished, usize) {
     (finished, most)
 }
 
-/// An EXTENDED COPY between the first two units, which are of blocks of 4096 and 512 bytes; `blocks`
-/// are those of the source.
+/// An EXTENDED COPY between the first two units, which are of blocks of 4096 and 512 bytes;
+/// `blocks` are those of the source.
 pub(super) fn copy(source: u8, destination: u8, blocks: u16) -> ([u8; 16], Vec<u8>) {
     let mut list = vec![9, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 0];
     for (name, block_len) in [(1, 4096_u16), (2, 512)] {

@@ -93,8 +93,8 @@ impl Device {
         Ok(cut(data, allocation_32(cdb, 6)))
     }
 
-    /// SET TARGET PORT GROUPS: hosts choose among the active states while the device is in one. What
-    /// makes units inaccessible is for the device alone to say: the group is every host's.
+    /// SET TARGET PORT GROUPS: hosts choose among the active states while the device is in one.
+    /// What makes units inaccessible is for the device alone to say: the group is every host's.
     pub(super) fn set_groups(
         &mut self,
         connection: ConnectionId,
