@@ -200,6 +200,26 @@ fn unmap_and_status() {
 }
 
 #[test]
+fn a_large_hole_is_not_followed_to_its_end_in_one_command() {
+    let mut harness = Harness::new(&[(64 << 20, 12)]);
+    harness.memory.volumes[0].fill(0);
+    let Admitted::Task(mut task, _) = harness.admit(0, Lun(0), &cdb_16(0x9E, 0x12, 1, 24), 0)
+    else {
+        panic!("a task")
+    };
+    let mut progress = task.start(target_io::Ticket(0), None, &mut harness.memory);
+    let mut requests = 0;
+    while let Progress::Pending = progress {
+        requests += 1;
+        let (_, result) = harness.memory.execute(0);
+        progress = task.complete(result, &mut harness.memory);
+    }
+    let Progress::End(ending) = progress else { panic!("it ends") };
+    assert_eq!(bytes_of(ending)[15..21], [1, 0, 0, 0x10, 0, 1]);
+    assert!(requests <= 65, "{requests}");
+}
+
+#[test]
 fn write_same_to_the_end() {
     let mut harness = Harness::new(&[(1 << 20, 9)]);
     bytes_of(harness.request(&cdb_16(0x93, 8, 2000, 0), &[0xFF; 512]));
