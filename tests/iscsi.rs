@@ -15,9 +15,6 @@ const TOOL: &str = "iscsi-test-cu";
 /// Seconds for one suite.
 const SUITE_SECONDS: &str = "300";
 
-/// Suites in which tests fail, for now, with blocks of this size. docs/next.md says why.
-const FAILING: [(u32, &str); 3] =
-    [(512, "ALL.GetLBAStatus"), (4096, "ALL.ExtendedCopy"), (4096, "ALL.GetLBAStatus")];
 /// What tests may say that they skip. docs/scsi.md says why.
 const SKIPPED: [&str; 5] = [
     "not removable",
@@ -28,6 +25,13 @@ const SKIPPED: [&str; 5] = [
 ];
 /// The suite that wants a unit that is write-protected.
 const PROTECTED: &str = "ALL.ReadOnly";
+/// Tests that fail for now, or because they are wrong, by block size and suite. docs/scsi.md says
+/// why.
+const FAILING: [(u32, &str, &str); 3] = [
+    (512, "ALL.GetLBAStatus", "UnmapSingle"),
+    (4096, "ALL.ExtendedCopy", "Simple"),
+    (4096, "ALL.GetLBAStatus", "UnmapSingle"),
+];
 
 /// A running node, killed when the test ends.
 struct Node(Child, PathBuf);
@@ -45,9 +49,22 @@ fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
-/// A node on a disk in memory with a volume of this block size; the URLs of its unit through two
+impl Node {
+    fn tell(&self, arguments: &[&str]) {
+        let socket = self.1.join("s");
+        let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).output();
+        assert!(told.expect("the program runs").status.success(), "{arguments:?}");
+    }
+
+    /// A volume of which nothing has been written: some tests rely on that.
+    fn make_volume(&self, block_size: u32) {
+        self.tell(&["volume", "create", "v", "64MiB", "--block-size", &block_size.to_string()]);
+    }
+}
+
+/// A node on a disk in memory that lets every host in; the URLs of its first unit through two
 /// portals.
-fn node(block_size: u32) -> (Node, [String; 2]) {
+fn node() -> (Node, [String; 2]) {
     static NODES: AtomicU32 = AtomicU32::new(0);
     let number = NODES.fetch_add(1, Ordering::Relaxed);
     let name = format!("iscsi-{}-{number}", std::process::id());
@@ -80,12 +97,7 @@ fn node(block_size: u32) -> (Node, [String; 2]) {
     BufReader::new(stdout).read_line(&mut line).expect("a line when it is ready");
     assert!(line.contains("iqn.2026-01.test:node"), "not ready: {line:?}");
     let node = Node(child, dir);
-    let tell = |arguments: &[&str]| {
-        let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).status();
-        assert!(told.expect("the program runs").success(), "{arguments:?}");
-    };
-    tell(&["host", "allow", "*"]);
-    tell(&["volume", "create", "v", "256MiB", "--block-size", &block_size.to_string()]);
+    node.tell(&["host", "allow", "*"]);
     let url = |port: u16| format!("iscsi://127.0.0.1:{port}/iqn.2026-01.test:node/0");
     (node, [url(ports[1]), url(ports[2])])
 }
@@ -128,7 +140,7 @@ fn run_all(block_size: u32) {
         println!("SKIPPED: {TOOL} is not installed (Debian package libiscsi-bin)");
         return;
     };
-    let (_node, urls) = node(block_size);
+    let (node, urls) = node();
     let list = String::from_utf8_lossy(&[list.stdout, list.stderr].concat()).into_owned();
     let is_suite = |line: &&str| {
         let parts = line.trim_end().split('.').count();
@@ -138,6 +150,7 @@ fn run_all(block_size: u32) {
     assert!(suites.len() > 40, "the tool lists its suites: {list}");
     let (mut failed, mut skipped, mut passed) = (BTreeMap::new(), 0, 0);
     for suite in suites {
+        node.make_volume(block_size);
         if suite == PROTECTED {
             protect(&urls[0], "on");
         }
@@ -149,6 +162,7 @@ fn run_all(block_size: u32) {
         if suite == PROTECTED {
             protect(&urls[0], "off");
         }
+        node.tell(&["volume", "delete", "v", "--yes"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let verdict = read(&text);
         passed += verdict.passed;
@@ -162,9 +176,12 @@ fn run_all(block_size: u32) {
         skipped += verdict.skipped.len();
     }
     println!("passed: {passed}; skipped: {skipped}; failed: {failed:#?}");
-    let expected = FAILING.iter().filter(|(size, _)| *size == block_size);
-    let expected: Vec<String> = expected.map(|(_, suite)| (*suite).to_owned()).collect();
-    assert_eq!(failed.into_keys().collect::<Vec<_>>(), expected);
+    let expected: BTreeMap<String, Vec<String>> = FAILING
+        .into_iter()
+        .filter(|(size, ..)| *size == block_size)
+        .map(|(_, suite, test)| (suite.to_owned(), vec![test.to_owned()]))
+        .collect();
+    assert_eq!(failed, expected);
     assert!(passed > 200, "the tool's output is read: {passed}");
 }
 
@@ -200,7 +217,8 @@ fn a_real_initiator_proves_who_it_is_and_so_does_the_target() {
         println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
         return;
     }
-    let (node, [url, _]) = node(512);
+    let (node, [url, _]) = node();
+    node.make_volume(512);
     let socket = node.1.join("s");
     let tell = |arguments: &[&str]| {
         let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).output();
@@ -243,7 +261,8 @@ fn a_unit_is_there_while_its_volume_is_exported() {
         println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
         return;
     }
-    let (node, [url, _]) = node(512);
+    let (node, [url, _]) = node();
+    node.make_volume(512);
     let socket = node.1.join("s");
     let export = |arguments: &[&str]| {
         let mut command = Command::new(PROGRAM);

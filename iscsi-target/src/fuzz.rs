@@ -100,7 +100,8 @@ pub fn iscsi_data_out(bytes: &[u8]) {
         }
         fabric.run();
     }
-    let volume = &fabric.link(id).memory.volumes[1];
+    let Some(link) = fabric.links.get(&id) else { return };
+    let volume = &link.memory.volumes[1];
     assert!(volume.iter().all(|byte| *byte <= 1));
     end(fabric, id);
 }

@@ -190,18 +190,6 @@ impl Table {
         self.unit.as_ref()
     }
 
-    /// A session of `who` has ended, or has been reset: its reservation of the unit ends, nothing
-    /// else. Returns whether access has changed.
-    pub fn end_session(&mut self, who: &Registrant) -> bool {
-        self.unit.take_if(|holder| holder == who).is_some()
-    }
-
-    /// The unit has been reset: a reservation of the unit ends, nothing else. Returns whether
-    /// access has changed.
-    pub fn reset_unit(&mut self) -> bool {
-        self.unit.take().is_some()
-    }
-
     fn register(
         &mut self,
         who: &Registrant,
@@ -406,7 +394,8 @@ impl Table {
         if !self.registered.is_empty() && !self.is_spared(who) {
             return Err(Refusal::Conflict);
         }
-        Ok(Outcome { changed: self.end_session(who), ..Outcome::default() })
+        let changed = self.unit.take_if(|holder| holder == who).is_some();
+        Ok(Outcome { changed, ..Outcome::default() })
     }
 
     /// Whether somebody holds a reservation or has part in one as a registrant.

@@ -9,6 +9,9 @@ use crate::seam::{Event, Slot};
 use storage_spec::iscsi::{RejectReason, TaskFunction, TaskManagementRequest, TaskResponse};
 use zerocopy::FromBytes;
 
+/// iSCSIProtocolLevel from which on there are QUERY TASK and the functions after it.
+const PROTOCOL_LEVEL_QUERIES: u16 = 2;
+
 /// Tasks that are being ended, and who waits for that.
 #[derive(Debug)]
 pub(super) struct Aborting {
@@ -60,17 +63,14 @@ impl<B: Buffer> Connection<B> {
         let function = TaskFunction(pdu.function & 0x7F);
         let lun = Lun::from_wire(pdu.lun);
         let is_there = lun.is_some_and(|lun| self.has_unit(lun));
-        let names_unit = matches!(
-            function,
-            TaskFunction::AbortTaskSet
-                | TaskFunction::ClearTaskSet
-                | TaskFunction::LogicalUnitReset
-                | TaskFunction::QueryTaskSet
-                | TaskFunction::QueryAsynchronousEvent
-        );
+        let names_unit = names_unit(function);
+        // Those of RFC 7144 are for who has agreed on it.
+        let is_known = function.0 <= TaskFunction::TaskReassign.0
+            || self.session.protocol_level >= PROTOCOL_LEVEL_QUERIES;
         self.slots[slot].kind = Kind::Management(function, TaskResponse::FunctionComplete);
         let tag = pdu.referenced_tag.get();
         let response = match function {
+            _ if !is_known => TaskResponse::NotSupported,
             _ if names_unit && !is_there => TaskResponse::LunDoesNotExist,
             TaskFunction::AbortTask => match self.find_active(tag) {
                 Some(_) => {
@@ -128,8 +128,8 @@ impl<B: Buffer> Connection<B> {
         self.abort(lun.map_or(Scope::All, Scope::Unit), how, After::Tell(token));
     }
 
-    /// Ends every command that touches a volume: its initiator was preempted. It is told of each (TAS
-    /// is set).
+    /// Ends every command that touches a volume: its initiator was preempted. It is told of each
+    /// (TAS is set).
     pub fn preempt(&mut self, volume: VolumeIndex) {
         if !self.is_live() {
             return;
@@ -174,13 +174,16 @@ impl<B: Buffer> Connection<B> {
 
     fn abort_one(&mut self, slot: u16, how: Aborted) {
         self.counters.aborted += 1;
-        let is_amid = self.receiver.slot() == Some(slot);
+        if self.receiver.slot() == Some(slot) {
+            // Nobody waits for an initiator that may never send the rest.
+            self.receiver.disown(self.session.data_digest);
+        }
         let entry = &mut self.slots[slot];
         entry.aborted = how;
         match entry.state {
-            // It ends with its PDU, its block request, or the reply.
-            _ if is_amid => return,
-            State::Receiving | State::Submitted | State::WithTarget => return,
+            // It ends with its block request, or the reply.
+            State::Submitted | State::WithTarget => return,
+            State::Receiving => {}
             State::AwaitingBuffer => self.waiting.retain(|waiting| *waiting != slot),
             State::R2tQueued => self.sender.forget(slot),
             State::AwaitingData => self.awaiting_data -= 1,
@@ -199,6 +202,7 @@ impl<B: Buffer> Connection<B> {
                 entry.kind = Kind::Ended;
                 entry.buf = None;
                 entry.status = Status::TaskAborted;
+                self.slots.discharge(slot);
                 self.respond(slot);
             }
         }
@@ -251,6 +255,18 @@ impl<B: Buffer> Connection<B> {
     fn active(&self) -> impl Iterator<Item = &Entry<B>> {
         (0..self.slots.len()).map(|slot| &self.slots[slot]).filter(|entry| entry.is_active())
     }
+}
+
+/// Whether a function concerns one unit.
+fn names_unit(function: TaskFunction) -> bool {
+    matches!(
+        function,
+        TaskFunction::AbortTaskSet
+            | TaskFunction::ClearTaskSet
+            | TaskFunction::LogicalUnitReset
+            | TaskFunction::QueryTaskSet
+            | TaskFunction::QueryAsynchronousEvent
+    )
 }
 
 fn found(is_found: bool) -> TaskResponse {

@@ -3,19 +3,24 @@
 use super::receive::{Section, Sequence, Target, Violation};
 use super::slots::{Aborted, Entry, Kind, State};
 use super::{Connection, SessionKind};
-use crate::io::{BlockRequest, BlockResult, Buffer, Surroundings, Ticket, VolumeIndex};
+use crate::io::{BlockRequest, BlockResult, Buffer, Now, Surroundings, Ticket, VolumeIndex};
 use crate::scsi::{
     Admitted, DataIn, Ending, Lun, Needs, Progress, Request, Sense, Status, Task, admit,
 };
 use crate::seam::{Event, Slot};
 use core::convert::Infallible;
+use core::time::Duration;
 use storage_spec::crc32c::BLOCK;
-use storage_spec::iscsi::{AhsType, RejectReason, ScsiCommand, ScsiCommandFlags};
+use storage_spec::iscsi::{AhsType, PAD, RejectReason, ScsiCommand, ScsiCommandFlags};
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
 use zerocopy::FromBytes;
 
 /// Length of a CDB that needs no additional header segment.
 const CDB_LEN: usize = 16;
+
+/// How long a command may hold up the stream for want of a buffer: pings and task management stand
+/// behind it, and initiators give up on those in 5 s.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why data of an initiator were of no use (RFC 7143, section 11.4.7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +29,8 @@ pub(super) enum DataFault {
     Digest,
     /// They were not those that were due.
     Amount,
+    /// They should not have come unasked.
+    Uninvited,
 }
 
 impl<B: Buffer> Connection<B> {
@@ -37,9 +44,9 @@ impl<B: Buffer> Connection<B> {
     ) -> Result<(), Violation> {
         let pdu = ScsiCommand::ref_from_bytes(header).expect("the length is that of the structure");
         let Some(slot) = self.take_slot(header, section)? else { return Ok(()) };
-        if let Err(violation) = self.check_shape(pdu, section) {
+        if self.session.kind == SessionKind::Discovery {
             self.slots.release(slot);
-            return Err(violation);
+            return Err(Violation::Reject(RejectReason::Protocol));
         }
         self.counters.commands += 1;
         let flags = ScsiCommandFlags::from(pdu.flags);
@@ -49,11 +56,19 @@ impl<B: Buffer> Connection<B> {
         entry.expected = pdu.transfer_len.get();
         entry.is_write = flags.write();
         let expected = entry.expected;
-        entry.burst_end = match flags.is_final() {
+        let offered = if flags.write() { expected } else { 0 };
+        if self.is_uninvited(pdu, section) {
+            // The command is answered, so that its initiator need not wait for its own timeout.
+            // Nothing of its data is kept, and what follows is a stray.
+            self.slots[slot].burst_end = section.len;
+            self.doom(slot, DataFault::Uninvited);
+            self.begin(slot, section, around);
+            return Ok(());
+        }
+        self.slots[slot].burst_end = match flags.is_final() {
             true => section.len,
             false => self.session.first_burst.min(expected),
         };
-        let offered = if flags.write() { expected } else { 0 };
         match self.judge(pdu, ahs, offered) {
             Admitted::End(ending) => self.conclude(slot, ending),
             Admitted::Task(task, needs) => self.set_up(slot, Kind::Task(task), needs),
@@ -66,41 +81,42 @@ impl<B: Buffer> Connection<B> {
         Ok(())
     }
 
-    /// What the header says of data against what was agreed on.
-    fn check_shape(&self, pdu: &ScsiCommand, section: Section) -> Result<(), Violation> {
+    /// Whether data come unasked that the initiator may not send so.
+    fn is_uninvited(&self, pdu: &ScsiCommand, section: Section) -> bool {
         let flags = ScsiCommandFlags::from(pdu.flags);
-        let expected = pdu.transfer_len.get();
-        let protocol = Err(Violation::Reject(RejectReason::Protocol));
-        if self.session.kind == SessionKind::Discovery {
-            return protocol;
-        }
-        if !flags.write() && (section.len > 0 || !flags.is_final()) {
-            return protocol;
-        }
-        if section.len > 0 && !self.session.immediate_data {
-            return protocol;
-        }
-        if !flags.is_final() && self.session.initial_r2t {
-            return protocol;
-        }
-        if section.len > self.session.first_burst.min(expected) {
-            return protocol;
-        }
-        Ok(())
+        let expected = if flags.write() { pdu.transfer_len.get() } else { 0 };
+        let has_more = !flags.is_final();
+        section.len > self.session.first_burst.min(expected)
+            || (section.len > 0 && !self.session.immediate_data)
+            || (has_more && (self.session.initial_r2t || !flags.write()))
     }
 
     fn judge(&mut self, pdu: &ScsiCommand, ahs: &[u8], offered: u32) -> Admitted<B> {
+        /// Task attribute ACA.
+        const ACA: u8 = 4;
         let flags = ScsiCommandFlags::from(pdu.flags);
-        if (flags.read() && flags.write()) || is_extended(ahs) {
-            // No command that is here moves data both ways or is longer than 16 bytes.
-            let sense = Sense::illegal(match is_extended(ahs) {
-                true => AdditionalSense::InvalidOpcode,
-                false => AdditionalSense::InvalidFieldInInformationUnit,
-            });
+        let lun = Lun::from_wire(pdu.lun);
+        let refusal = if is_extended(ahs) {
+            Some(AdditionalSense::InvalidOpcode)
+        } else if !ahs.is_empty() || (flags.read() && flags.write()) || flags.attribute() == ACA {
+            Some(AdditionalSense::InvalidFieldInInformationUnit)
+        } else {
+            None
+        };
+        if let Some(code) = refusal {
+            // No command that is here moves data both ways or is longer than 16 bytes; there is no
+            // ACA (NormACA is 0).
+            let sense = Sense::illegal(code).with_format(self.has_descriptor_sense(lun));
             return Admitted::End(Ending::check(sense));
         }
-        let request = Request { cdb: &pdu.cdb, lun: Lun::from_wire(pdu.lun), data_out: offered };
+        let request = Request { cdb: &pdu.cdb, lun, data_out: offered };
         admit(request, &self.units, &mut self.attentions)
+    }
+
+    /// Whether sense data of a unit are in descriptor format.
+    fn has_descriptor_sense(&self, lun: Option<Lun>) -> bool {
+        let unit = lun.and_then(|lun| self.units.get(usize::from(lun.0))?.as_ref());
+        unit.is_some_and(|unit| unit.descriptor_sense)
     }
 
     fn set_up(&mut self, slot: u16, kind: Kind<B>, needs: Needs) {
@@ -128,32 +144,45 @@ impl<B: Buffer> Connection<B> {
             let is_all = section.len >= entry.wanted;
             if !self.take_buffer(slot, !is_all, around) {
                 self.counters.buffer_waits += 1;
-                if is_all || self.awaiting_data == 0 {
+                let may_hold = is_all || self.awaiting_data == 0;
+                if may_hold && !self.holds_none_up {
                     self.receiver.hold_for_buffer(slot, section);
                     return;
                 }
-                self.counters.busy += 1;
-                self.conclude(slot, Ending::status(Status::Busy));
+                self.refuse_data(slot);
             }
         }
         self.receive_for(slot, section);
     }
 
-    /// Goes on with a command for whose data no buffer was there; whether there is one now.
+    /// Goes on with the command that holds the stream up for want of a buffer; whether it does so
+    /// no more.
     pub(super) fn retry_held<S: Surroundings<Buf = B>>(
         &mut self,
-        slot: u16,
+        now: Now,
         section: Section,
+        until: Option<Now>,
         around: &mut S,
     ) -> bool {
-        let entry = &self.slots[slot];
-        let is_needed = entry.aborted == Aborted::No;
-        let is_all = section.len >= entry.wanted;
-        if is_needed && !self.take_buffer(slot, !is_all, around) {
-            return false;
+        let slot = self.receiver.slot().expect("somebody holds it up");
+        let is_all = section.len >= self.slots[slot].wanted;
+        let until = until.unwrap_or(now + HOLD_TIMEOUT);
+        if !self.take_buffer(slot, !is_all, around) {
+            if now < until {
+                self.receiver.hold_until(section, until);
+                return false;
+            }
+            self.holds_none_up = true;
+            self.refuse_data(slot);
         }
         self.receive_for(slot, section);
         true
+    }
+
+    /// There is no buffer for the data that come with a command: it may be sent again.
+    fn refuse_data(&mut self, slot: u16) {
+        self.counters.busy += 1;
+        self.conclude(slot, Ending::status(Status::Busy));
     }
 
     fn receive_for(&mut self, slot: u16, section: Section) {
@@ -173,28 +202,14 @@ impl<B: Buffer> Connection<B> {
     pub(super) fn target_of(&self, slot: u16) -> Target {
         let entry = &self.slots[slot];
         match entry.kind {
-            _ if entry.aborted != Aborted::No => Target::Nowhere,
             Kind::Task(_) if entry.buf.is_some() => Target::Buffer,
             Kind::Control(_) => Target::Bytes,
             _ => Target::Nowhere,
         }
     }
 
-    /// A PDU with data-out of a command has come, and was its last or filled its sequence.
-    pub(super) fn sequence_complete<S: Surroundings<Buf = B>>(
-        &mut self,
-        slot: u16,
-        around: &mut S,
-    ) {
-        if self.slots[slot].aborted == Aborted::No {
-            self.go_on(slot, around);
-        } else {
-            self.end_aborted(slot);
-        }
-    }
-
     /// Asks for the data that are missing, or runs the command.
-    fn go_on<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
+    pub(super) fn go_on<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
         let entry = &self.slots[slot];
         let is_doomed = matches!(entry.kind, Kind::Ended);
         if is_doomed || entry.moved >= entry.wanted {
@@ -218,7 +233,6 @@ impl<B: Buffer> Connection<B> {
     ) -> bool {
         let entry = &self.slots[slot];
         let len = (entry.head as usize + entry.wanted as usize).next_multiple_of(BLOCK);
-        // A comparison, or a piece of more, may need another of that size.
         let charge = len.next_power_of_two();
         let max = self.config.buffers_max;
         let max = if is_held { max - max / 4 } else { max };
@@ -228,7 +242,8 @@ impl<B: Buffer> Connection<B> {
         let buf = if is_held { around.alloc_for_host_data(len) } else { around.alloc(len) };
         let Some(buf) = buf else { return false };
         self.slots[slot].buf = Some(buf);
-        self.slots.charge(slot, charge);
+        self.slots.charge_data(slot, charge);
+        self.holds_none_up = false;
         true
     }
 
@@ -311,18 +326,28 @@ impl<B: Buffer> Connection<B> {
         around: &mut S,
         step: impl FnOnce(&mut Task<B>, &mut Door<'_, S>, ()) -> Progress<B>,
     ) -> bool {
-        let (held, max) = (self.held(), self.config.buffers_max);
+        let held = self.slots.held_but_own(slot) + self.in_sink;
+        // However much all hold as data-out, one task at a time gets on.
+        let is_alone = self.slots.held_by_others(slot) + self.in_sink == 0;
+        let max = if is_alone { usize::MAX } else { self.config.buffers_max };
         let mut door = Door { around, held, max, charged: 0, submitted: 0 };
         let Kind::Task(task) = &mut self.slots[slot].kind else {
             unreachable!("block requests are made by tasks");
         };
         let progress = step(task, &mut door, ());
         let Door { charged, submitted, .. } = door;
-        self.slots.charge_at_least(slot, charged);
         assert_eq!(submitted == 1, matches!(progress, Progress::Pending), "one request at a time");
         match progress {
-            Progress::Pending => self.slots.submit(slot),
+            Progress::Pending => {
+                // A step without a buffer of its own goes on with that of the last.
+                if charged > 0 {
+                    self.slots.charge_own(slot, charged);
+                }
+                self.slots.submit(slot);
+            }
             Progress::Starved => {
+                // What it got beside what it lacks is dropped.
+                self.slots.charge_own(slot, 0);
                 self.wait_for_buffer(slot);
                 return false;
             }
@@ -352,18 +377,19 @@ impl<B: Buffer> Connection<B> {
 
     /// Data of the initiator were of no use: the command fails once no more are due.
     pub(super) fn doom(&mut self, slot: u16, fault: DataFault) {
-        if matches!(self.slots[slot].kind, Kind::Ended) {
+        let entry = &self.slots[slot];
+        if matches!(entry.kind, Kind::Ended) && fault != DataFault::Uninvited {
             return;
         }
         let code = match fault {
             DataFault::Digest => AdditionalSense(0x4705),
             DataFault::Amount => AdditionalSense(0x0C0D),
+            DataFault::Uninvited => AdditionalSense(0x0C0C),
         };
         let sense = Sense::new(SenseKey::AbortedCommand, code);
+        let sense = sense.with_format(self.has_descriptor_sense(entry.unit()));
         self.conclude(slot, Ending::check(sense));
-        let entry = &mut self.slots[slot];
-        entry.buf = None;
-        entry.bytes = Vec::new();
+        self.slots[slot].bytes = Vec::new();
     }
 
     /// Notes how a command ended.
@@ -376,6 +402,10 @@ impl<B: Buffer> Connection<B> {
         entry.available = ending.data.len() as u32;
         entry.deliver = if entry.is_write { 0 } else { entry.available.min(entry.expected) };
         entry.data = if entry.deliver == 0 { DataIn::None } else { ending.data };
+        entry.buf = None;
+        if !matches!(entry.data, DataIn::Buffer { .. }) {
+            self.slots.discharge(slot);
+        }
     }
 
     /// Queues data and response.
@@ -445,11 +475,18 @@ pub(super) enum Residual {
     Over(u32),
 }
 
-fn is_extended(ahs: &[u8]) -> bool {
-    // Length of the segment's specific part, type, and then that part: a reserved byte and the rest
-    // of the CDB.
+/// Whether additional header segments make a CDB longer than 16 bytes.
+fn is_extended(mut ahs: &[u8]) -> bool {
     const { assert!(CDB_LEN == 16) };
-    matches!(ahs, [_, _, kind, ..] if AhsType(*kind) == AhsType::ExtendedCdb)
+    // Of each: the length of its specific part, its type, and that part, padded as a whole.
+    while let [high, low, kind, ..] = *ahs {
+        if AhsType(kind) == AhsType::ExtendedCdb {
+            return true;
+        }
+        let len = (3 + usize::from(u16::from_be_bytes([high, low]))).next_multiple_of(PAD);
+        ahs = ahs.get(len..).unwrap_or_default();
+    }
+    false
 }
 
 fn may_hold(held: usize, bytes: usize, max: usize) -> bool {

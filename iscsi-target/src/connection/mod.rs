@@ -75,7 +75,8 @@ pub struct Config {
     /// Time that it has for the answer.
     pub ping_timeout: Duration,
     /// Most bytes of buffers that the connection's tasks hold, those whose data are being sent
-    /// included; one task is always served. At least two of the largest transfers.
+    /// included; what one task at a time needs to get on comes on top. At least two of the largest
+    /// transfers.
     pub buffers_max: usize,
 }
 
@@ -140,6 +141,8 @@ pub struct Connection<B> {
     text: Option<u16>,
     /// Bytes of buffers given to the sink and not known to be sent.
     in_sink: usize,
+    /// A command has held the stream up for too long, and no buffer has come since: none does.
+    holds_none_up: bool,
     /// Tasks in `AwaitingData`.
     awaiting_data: u32,
     /// When the data that are awaited last made progress, and how far they were.
@@ -177,6 +180,7 @@ impl<B: Buffer> Connection<B> {
             connection_id: 0,
             text: None,
             in_sink: 0,
+            holds_none_up: false,
             awaiting_data: 0,
             data_seen: None,
             counters: Counters::default(),
@@ -266,7 +270,7 @@ impl<B: Buffer> Connection<B> {
 
     fn send_message(&mut self, message: Message) {
         if self.is_established && self.session.kind == SessionKind::Normal {
-            self.send(Item::Message(message));
+            self.sender.push_message(message);
         }
     }
 

@@ -52,8 +52,8 @@ pub(super) enum Sequence {
 enum Stage {
     /// Of a header.
     Header,
-    /// Nothing yet: the task of the PDU waits for a buffer.
-    Held(Section),
+    /// Nothing yet: the task of the PDU waits for a buffer, until this time once it is known.
+    Held(Section, Option<Now>),
     /// Data.
     Data,
     /// Padding after data.
@@ -100,6 +100,8 @@ pub(super) struct Receiver {
     loose_crc: u32,
     loose_len: u64,
     has_digest: bool,
+    /// Whether the data were for a task that is gone: their digest is of no interest.
+    is_disowned: bool,
     digest: [u8; DIGEST_LEN],
     digest_have: usize,
     /// Whether the buffer is with the socket.
@@ -124,6 +126,7 @@ impl Receiver {
             loose_crc: 0,
             loose_len: 0,
             has_digest: false,
+            is_disowned: false,
             digest: [0; DIGEST_LEN],
             digest_have: 0,
             is_landing: false,
@@ -149,14 +152,32 @@ impl Receiver {
 
     /// The slot whose data are coming, or wait for a buffer.
     pub(super) fn slot(&self) -> Option<u16> {
-        let is_busy = self.is_amid_data() || matches!(self.stage, Stage::Held(_));
+        let is_busy = self.is_amid_data() || matches!(self.stage, Stage::Held(..));
         (is_busy && self.slot != super::slots::NONE).then_some(self.slot)
     }
 
     /// Takes nothing before the slot has a buffer.
     pub(super) fn hold_for_buffer(&mut self, slot: u16, section: Section) {
         self.slot = slot;
-        self.stage = Stage::Held(section);
+        self.stage = Stage::Held(section, None);
+    }
+
+    /// The task whose data are coming, or wait for a buffer, is no more: they are thrown away. A
+    /// landing that is with the socket is dropped when it returns.
+    pub(super) fn disown(&mut self, has_digest: bool) {
+        match self.stage {
+            Stage::Held(section, _) if section.len == 0 => return self.expect_header(),
+            Stage::Held(section, _) => self.expect(section, has_digest),
+            _ => {}
+        }
+        (self.target, self.keep) = (Target::Nowhere, 0);
+        self.slot = super::slots::NONE;
+        self.is_disowned = true;
+    }
+
+    /// As [`Receiver::hold_for_buffer`], until then.
+    pub(super) fn hold_until(&mut self, section: Section, until: Now) {
+        self.stage = Stage::Held(section, Some(until));
     }
 
     pub(super) fn expect_header(&mut self) {
@@ -181,7 +202,7 @@ impl<B: Buffer> Connection<B> {
         loop {
             let goes_on = match self.receiver.stage {
                 Stage::Header => self.take_header(now, &mut rest, around),
-                Stage::Held(section) => self.retry_held(self.receiver.slot, section, around),
+                Stage::Held(section, until) => self.retry_held(now, section, until, around),
                 Stage::Data => self.take_data(&mut rest, around),
                 Stage::Padding => self.take_padding(&mut rest, around),
                 Stage::Digest => self.take_digest(&mut rest, around),
@@ -201,7 +222,7 @@ impl<B: Buffer> Connection<B> {
     /// Whether bytes are refused until a buffer is free.
     #[must_use]
     pub fn blocked(&self) -> bool {
-        matches!(self.receiver.stage, Stage::Held(_))
+        matches!(self.receiver.stage, Stage::Held(..))
     }
 
     /// Whether a command waits for a buffer: [`Connection::resume`] wants to be called when there

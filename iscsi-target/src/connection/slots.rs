@@ -4,7 +4,6 @@ use crate::io::{Now, Ticket, VolumeIndex};
 use crate::scsi::{DataIn, Lun, Sense, Status, Task};
 use core::ops::{Index, IndexMut};
 use core::time::Duration;
-use storage_spec::crc32c::BLOCK;
 use storage_spec::iscsi::{TaskFunction, TaskResponse};
 
 /// No slot.
@@ -115,8 +114,9 @@ pub(super) struct Entry<B> {
     pub(super) delivered: u32,
     /// When its data were first seen to be awaited.
     awaited_since: Option<Now>,
-    /// Bytes of buffers that the task is charged with until it ends.
-    held: u32,
+    /// Bytes of buffers that the task is charged with: of its data-out, and of its own beside them.
+    data_held: u32,
+    own_held: u32,
 }
 
 impl<B> Entry<B> {
@@ -150,7 +150,8 @@ impl<B> Entry<B> {
             deliver: 0,
             delivered: 0,
             awaited_since: None,
-            held: 0,
+            data_held: 0,
+            own_held: 0,
         }
     }
 
@@ -191,7 +192,9 @@ pub(super) struct Slots<B> {
     window: u16,
     immediate: u16,
     submitted: u32,
-    held: usize,
+    /// Sums of what tasks are charged with.
+    data_held: usize,
+    own_held: usize,
 }
 
 impl<B> Slots<B> {
@@ -207,7 +210,8 @@ impl<B> Slots<B> {
             window,
             immediate,
             submitted: 0,
-            held: 0,
+            data_held: 0,
+            own_held: 0,
         }
     }
 
@@ -275,7 +279,8 @@ impl<B> Slots<B> {
         let entry = &mut self.entries[usize::from(slot)];
         assert!(entry.state != State::Free && entry.state != State::Submitted);
         entry.state = State::Free;
-        self.held -= core::mem::take(&mut entry.held) as usize;
+        self.data_held -= core::mem::take(&mut entry.data_held) as usize;
+        self.own_held -= core::mem::take(&mut entry.own_held) as usize;
         entry.kind = Kind::Ended;
         entry.buf = None;
         entry.data = DataIn::None;
@@ -287,32 +292,39 @@ impl<B> Slots<B> {
 
     /// Bytes of buffers that all tasks are charged with.
     pub(super) fn held(&self) -> usize {
-        self.held
+        self.data_held + self.own_held
     }
 
-    /// Charges a task with buffers.
-    pub(super) fn charge(&mut self, slot: u16, bytes: usize) {
-        self.held += bytes;
-        self[slot].held += bytes as u32;
+    /// Of these, what others than this task hold beside their data-out.
+    pub(super) fn held_by_others(&self, slot: u16) -> usize {
+        self.own_held - self[slot].own_held as usize
     }
 
-    /// Charges a task with buffers of its own beside those of its data-out. It holds those of one
-    /// step at a time.
-    pub(super) fn charge_at_least(&mut self, slot: u16, bytes: usize) {
-        let entry = &self[slot];
-        let data_out = (entry.head as usize + entry.wanted as usize).next_multiple_of(BLOCK);
-        let data_out = if entry.wanted == 0 { 0 } else { data_out.next_power_of_two() };
-        let missing = (data_out + bytes).saturating_sub(entry.held as usize);
-        if bytes > 0 {
-            self.charge(slot, missing);
-        }
+    /// As [`Slots::held`], without what this task holds beside its data-out.
+    pub(super) fn held_but_own(&self, slot: u16) -> usize {
+        self.held() - self[slot].own_held as usize
     }
 
-    /// Charges the task with them no more; how many they are.
+    /// Charges a task with the buffer of its data-out, until it ends.
+    pub(super) fn charge_data(&mut self, slot: u16, bytes: usize) {
+        self.data_held += bytes;
+        self[slot].data_held += bytes as u32;
+    }
+
+    /// Charges a task with the buffers that it now holds beside that of its data-out, and no more
+    /// with those that it held before.
+    pub(super) fn charge_own(&mut self, slot: u16, bytes: usize) {
+        let before = core::mem::replace(&mut self[slot].own_held, bytes as u32);
+        self.own_held = self.own_held - before as usize + bytes;
+    }
+
+    /// Charges the task with nothing any more; how much it was.
     pub(super) fn discharge(&mut self, slot: u16) -> usize {
-        let bytes = core::mem::take(&mut self[slot].held) as usize;
-        self.held -= bytes;
-        bytes
+        let data = core::mem::take(&mut self[slot].data_held) as usize;
+        let own = core::mem::take(&mut self[slot].own_held) as usize;
+        self.data_held -= data;
+        self.own_held -= own;
+        data + own
     }
 
     /// A ticket for the block requests of a slot. They count when [`Slots::submit`] says so.

@@ -1,5 +1,8 @@
 //! Sessions against a store whose requests end when the test says.
 
+mod aborts;
+mod charges;
+
 use super::*;
 use crate::target::Terms;
 use crate::testing::{Fabric, Finished, InitiatorConfig, LinkId, TARGET};
@@ -544,7 +547,7 @@ fn what_is_not_understood_is_rejected() {
     assert_eq!(reason(&mut fabric), Some(7));
     fabric.link(id).hold_blocks = false;
     good(&fabric.finish(id, tag));
-    // More unasked data than was agreed on: rejected, and the next is served.
+    // More unasked data than was agreed on: their command ends, and the next is served.
     let mut pdu = storage_spec::iscsi::ScsiCommand::read_from_bytes(&[0; 48]).unwrap();
     pdu.opcode = 1;
     pdu.flags = 0xA0;
@@ -553,8 +556,9 @@ fn what_is_not_understood_is_rejected() {
     pdu.data_len = storage_spec::iscsi::U24::new(8192);
     pdu.command_sn = fabric.link(id).initiator.command_sn.into();
     fabric.link(id).initiator.command_sn += 1;
+    fabric.link(id).initiator.expect(77);
     fabric.link(id).initiator.send(pdu.as_bytes(), &[0; 8192]);
-    assert_eq!(reason(&mut fabric), Some(4));
+    assert_eq!(fabric.finish(id, 77).sense, Some((0xB, 0x0C0C)));
     good(&fabric.read(id, 0, &read16(0, 1), 4096));
 }
 
@@ -620,4 +624,148 @@ fn a_sink_with_little_room_gets_everything_in_the_end() {
     let finished = fabric.read(id, 0, &read16(0, 200), 200 * 4096);
     assert!(finished.data == fabric.link(id).memory.volumes[0][..200 * 4096]);
     good(&fabric.read(id, 0, &[0x12, 0, 0, 0, 36, 0], 36));
+}
+
+#[test]
+fn bursts_a_little_short_of_pages_are_sent_in_as_many_pdus_as_there_is_room_for() {
+    for (receive_max, burst_max) in [(8192, 16_380), (12_284, 16_380), (8192, 12_288), (8192, 8192)]
+    {
+        let mut fabric = fabric();
+        let config = InitiatorConfig { receive_max, burst_max, ..InitiatorConfig::default() };
+        let id = fabric.log_in(config);
+        let finished = fabric.read(id, 0, &read16(0, 256), SIZE as u32);
+        assert!(finished.data == fabric.link(id).memory.volumes[0]);
+        let finished = fabric.read(id, 1, &read16(1, 2047), SIZE as u32 - 512);
+        assert!(finished.data == fabric.link(id).memory.volumes[1][512..]);
+    }
+}
+
+#[test]
+fn data_that_should_not_come_unasked_end_their_command() {
+    type Flags = storage_spec::iscsi::ScsiCommandFlags;
+    let write = Flags::new().with_write(true);
+    let last = write.with_is_final(true);
+    // Whether data may come with commands, and behind them; flags, data with it, data behind.
+    let wrong: [(bool, bool, Flags, usize, usize); 5] = [
+        (true, true, last, 8192, 0),
+        (false, true, last, 512, 0),
+        (true, false, write, 512, 512),
+        (true, true, Flags::new().with_read(true).with_is_final(true), 512, 0),
+        (true, true, Flags::new().with_read(true), 0, 512),
+    ];
+    for (immediate, unasked, flags, with, behind) in wrong {
+        let terms = Terms { initial_r2t: !unasked, ..Terms::default() };
+        let mut fabric = Fabric::new(&[SIZE, SIZE], terms);
+        let config = InitiatorConfig { first_burst: 4096, immediate, ..InitiatorConfig::default() };
+        let id = fabric.log_in(config);
+        let before = fabric.link(id).memory.volumes[0].clone();
+        let initiator = &mut fabric.link(id).initiator;
+        let opcode = if flags.write() { 0x8A } else { 0x88 };
+        let tag = initiator.command(0, &range(opcode, 0, 2), flags, 8192, &vec![9; with]);
+        if behind > 0 {
+            initiator.data_out(tag, TAG_NONE, 0, with as u32, &vec![9; behind], true);
+        }
+        let finished = fabric.finish(id, tag);
+        assert_eq!((finished.status, finished.sense), (2, Some((0xB, 0x0C0C))));
+        assert_eq!(finished.residual, -8192);
+        assert!(fabric.link(id).memory.volumes[0] == before);
+        good(&fabric.read(id, 0, &read16(0, 1), 4096));
+    }
+}
+
+#[test]
+fn a_first_burst_may_be_longer_than_a_burst_that_came_after_it() {
+    let mut fabric = Fabric::new(&[SIZE, SIZE], Terms { initial_r2t: false, ..Terms::default() });
+    let config = InitiatorConfig { burst_max: 4096, ..InitiatorConfig::default() };
+    let id = fabric.open(InitiatorConfig { first_burst: 0, ..config });
+    // It does not speak of FirstBurstLength, which is 65536 then.
+    fabric.link(id).initiator.login(TARGET);
+    fabric.run();
+    fabric.link(id).initiator.config.first_burst = 65_536;
+    while fabric.read(id, 0, &[0; 6], 0).status != 0 {}
+    good(&fabric.write(id, 0, &write16(0, 8), &pattern(32_768, 1)));
+    assert_eq!(fabric.link(id).connection.counters().rejects, 0);
+}
+
+#[test]
+fn what_no_command_here_does_is_refused_in_the_units_format() {
+    let mut fabric = fabric();
+    let id = fabric.log_in(InitiatorConfig::default());
+    // MODE SELECT: D_SENSE.
+    let list = [0, 0, 0, 0, 0xA, 10, 6, 0x10, 0, 0x40, 0, 0, 0xFF, 0xFF, 0, 0];
+    good(&fabric.write(id, 0, &[0x15, 0x10, 0, 0, 16, 0], &list));
+    let bidirectional = [0, 5, 2, 0, 0, 0, 16, 0];
+    let extended = [0, 5, 1, 0, 1, 2, 3, 4];
+    let strange = [0, 1, 9, 0];
+    let both = [&bidirectional[..], &extended].concat();
+    let cases: [(&[u8], u8, u16); 6] = [
+        (&[], 0x84, 0x0E03),
+        (&[], 0xE0, 0x0E03),
+        (&bidirectional, 0xC0, 0x0E03),
+        (&strange, 0xC0, 0x0E03),
+        (&extended, 0xC0, 0x2000),
+        (&both, 0xC0, 0x2000),
+    ];
+    for (at, (ahs, flags, code)) in cases.into_iter().enumerate() {
+        let mut pdu = storage_spec::iscsi::ScsiCommand::read_from_bytes(&[0; 48]).unwrap();
+        let tag = 200 + at as u32;
+        (pdu.opcode, pdu.flags) = (1, flags);
+        pdu.ahs_words = (ahs.len() / 4) as u8;
+        pdu.task_tag = tag.into();
+        pdu.transfer_len = 4096.into();
+        pdu.cdb = read16(0, 1);
+        let initiator = &mut fabric.link(id).initiator;
+        pdu.command_sn = initiator.command_sn.into();
+        initiator.command_sn += 1;
+        initiator.expect(tag);
+        initiator.send(&[pdu.as_bytes(), ahs].concat(), &[]);
+        let finished = fabric.finish(id, tag);
+        assert_eq!(finished.sense, Some((5, code)), "{ahs:?} {flags:x}");
+        assert_eq!(finished.format, 0x72);
+    }
+    // NACA, in CDBs of every length.
+    let mut cdbs = [vec![0; 6], vec![0x25; 10], read16(0, 1).to_vec(), vec![0xA0; 12]];
+    for cdb in &mut cdbs {
+        cdb[1..].fill(0);
+        *cdb.last_mut().unwrap() = 4;
+        assert_eq!(fabric.read(id, 0, cdb, 0).sense, Some((5, 0x2400)));
+    }
+    // Data out of line.
+    fabric.link(id).initiator.answers_r2t = false;
+    let flags = storage_spec::iscsi::ScsiCommandFlags::new().with_write(true).with_is_final(true);
+    let tag = fabric.link(id).initiator.command(0, &write16(0, 2), flags, 8192, &[]);
+    fabric.run();
+    let transfer = fabric.link(id).initiator.r2ts.pop().expect("an R2T").transfer_tag.get();
+    fabric.link(id).initiator.data_out(tag, transfer, 9, 0, &[9; 8192], true);
+    let finished = fabric.finish(id, tag);
+    assert_eq!((finished.sense, finished.format), (Some((0xB, 0x0C0D)), 0x72));
+}
+
+#[test]
+fn functions_of_a_level_that_was_not_agreed_on_are_not_there() {
+    let mut fabric = fabric();
+    let id = fabric.log_in(InitiatorConfig { protocol_level: 1, ..InitiatorConfig::default() });
+    for function in 9..=12 {
+        fabric.link(id).initiator.manage(function, 0, 0);
+        fabric.run();
+        assert_eq!(managed(&mut fabric, id), Some(TaskResponse::NotSupported));
+    }
+    good(&fabric.read(id, 0, &[0; 6], 0));
+}
+
+#[test]
+fn who_was_told_of_each_command_is_not_told_that_they_were_cleared() {
+    let mut fabric = fabric();
+    let one = fabric.log_in(InitiatorConfig::default());
+    let two = fabric.log_in(InitiatorConfig { isid: [9; 6], ..InitiatorConfig::default() });
+    fabric.link(two).initiator.answers_r2t = false;
+    let data = [9; 4096];
+    fabric.link(two).initiator.config.immediate = false;
+    let tag = fabric.link(two).initiator.write(0, &write16(0, 1), &data);
+    fabric.run();
+    fabric.link(one).initiator.manage(TaskFunction::ClearTaskSet.0, 0, 0);
+    fabric.run();
+    assert_eq!(managed(&mut fabric, one), Some(TaskResponse::FunctionComplete));
+    assert_eq!(fabric.finish(two, tag).status, 0x40, "TASK ABORTED");
+    good(&fabric.read(two, 0, &[0; 6], 0));
 }

@@ -13,17 +13,21 @@ use crate::seam::Message;
 use std::collections::VecDeque;
 use storage_spec::crc32c;
 use storage_spec::iscsi::{
-    AsyncMessage, BHS_LEN, Bhs, CONTINUE, DIGEST_LEN, FINAL, LogoutResponse, NopIn, Opcode, PAD,
-    R2t, Reject, RejectReason, ResidualFlags, ScsiResponse, TAG_NONE, TaskManagementResponse,
-    TaskResponse, TextResponse, U24, serial_lt,
+    AsyncEvent, AsyncMessage, BHS_LEN, Bhs, CONTINUE, DIGEST_LEN, FINAL, LogoutResponse, NopIn,
+    Opcode, PAD, R2t, Reject, RejectReason, ResidualFlags, ScsiResponse, TAG_NONE,
+    TaskManagementResponse, TaskResponse, TextResponse, U24, serial_lt,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Most data that are copied for one PDU.
 pub(super) const COPIED_MAX: usize = 4096;
 
-/// Most messages that are no task's and wait to be sent.
+/// Most answers that are no task's and wait to be sent: who makes us say more does not listen.
 const OTHERS_MAX: usize = 32;
+
+/// Most messages of the target that wait to be sent. Those of SCSI events are hints, since a unit
+/// attention is pending: the first few do.
+const MESSAGES_MAX: usize = 8;
 
 /// What waits to be sent.
 #[derive(Debug)]
@@ -45,6 +49,7 @@ pub(super) enum Item {
 pub(super) struct Sender {
     queue: VecDeque<Item>,
     others: usize,
+    messages: usize,
 }
 
 impl Sender {
@@ -60,6 +65,17 @@ impl Sender {
         self.others <= OTHERS_MAX
     }
 
+    /// The target has something to say: not the same twice, and of SCSI events a few.
+    pub(super) fn push_message(&mut self, message: Message) {
+        let is_same = |item: &Item| matches!(item, Item::Message(other) if *other == message);
+        let is_hint = message.event == AsyncEvent::Scsi;
+        if (is_hint && self.messages >= MESSAGES_MAX) || self.queue.iter().any(is_same) {
+            return;
+        }
+        self.messages += 1;
+        self.queue.push_back(Item::Message(message));
+    }
+
     /// A task has nothing to say any more.
     pub(super) fn forget(&mut self, slot: u16) {
         self.queue.retain(|item| !matches!(item, Item::Slot(other) if *other == slot));
@@ -67,7 +83,7 @@ impl Sender {
 
     pub(super) fn clear(&mut self) {
         self.queue.clear();
-        self.others = 0;
+        (self.others, self.messages) = (0, 0);
     }
 }
 
@@ -90,7 +106,10 @@ impl<B: Buffer> Connection<B> {
                 continue;
             }
             let item = self.sender.queue.pop_front().expect("looked at above");
-            self.sender.others -= 1;
+            match item {
+                Item::Message(_) => self.sender.messages -= 1,
+                _ => self.sender.others -= 1,
+            }
             match item {
                 Item::Slot(_) => unreachable!("served above"),
                 Item::Login(answer) => self.emit_login(&answer, sink),

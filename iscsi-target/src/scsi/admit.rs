@@ -61,6 +61,11 @@ pub fn admit<B: Buffer>(
         Ok(class) => class,
         Err(sense) => return fail(sense),
     };
+    if let Some(at) = control_byte(opcode)
+        && request.cdb[at] & NACA != 0
+    {
+        return fail(Sense::cdb_bit(at as u16, 2));
+    }
     if !is_allowed(class, unit.access) {
         return Admitted::End(Ending::status(Status::ReservationConflict));
     }
@@ -75,6 +80,20 @@ pub fn admit<B: Buffer>(
     match order {
         Err(sense) => fail(sense),
         Ok(order) => admit_order(request, &unit, order),
+    }
+}
+
+/// NACA, in the CONTROL byte: no unit keeps an auto contingent allegiance.
+const NACA: u8 = 0x04;
+
+/// Where the CONTROL byte of a CDB is: in its last, as long as its group is (SAM-5 section 5.2).
+fn control_byte(opcode: Opcode) -> Option<usize> {
+    match opcode.0 >> 5 {
+        0 => Some(5),
+        1 | 2 => Some(9),
+        4 => Some(15),
+        5 => Some(11),
+        _ => None,
     }
 }
 

@@ -19,8 +19,6 @@ pub enum Attention {
     Reset,
     /// The nexus was lost: commands, and what they had set, are.
     NexusLoss,
-    /// Another nexus cleared this one's commands.
-    CommandsCleared,
     /// Another nexus changed mode parameters.
     ModeParametersChanged,
     /// The reservation of this nexus was preempted.
@@ -42,12 +40,11 @@ pub enum Attention {
 }
 
 impl Attention {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 13] = [
         Self::PowerOn,
         Self::PowerOnOrReset,
         Self::Reset,
         Self::NexusLoss,
-        Self::CommandsCleared,
         Self::ModeParametersChanged,
         Self::ReservationsPreempted,
         Self::ReservationsReleased,
@@ -65,9 +62,8 @@ impl Attention {
         let code = match self {
             Self::PowerOn => AdditionalSense::PowerOn,
             Self::PowerOnOrReset => AdditionalSense::PowerOnOrReset,
-            Self::Reset => AdditionalSense::PowerOnOrReset,
+            Self::Reset => AdditionalSense::DeviceReset,
             Self::NexusLoss => AdditionalSense::NexusLoss,
-            Self::CommandsCleared => AdditionalSense::CommandsClearedByAnother,
             Self::ModeParametersChanged => AdditionalSense::ModeParametersChanged,
             Self::ReservationsPreempted => AdditionalSense::ReservationsPreempted,
             Self::ReservationsReleased => AdditionalSense::ReservationsReleased,

@@ -1,7 +1,7 @@
 //! A device, its volumes in memory, and commands run to their end: for tests and fuzzing.
 
 use super::control::{Device, DeviceConfig, Effect, Nexus, Port, UnitConfig};
-use super::{Admitted, Attentions, DataIn, Ending, Lun, Needs, Progress, Request, Status, admit};
+use super::{Admitted, Attentions, Ending, Lun, Needs, Progress, Request, Status, admit};
 use core::convert::Infallible;
 use reservations::{Failure, Table};
 use std::collections::BTreeMap;
@@ -93,6 +93,7 @@ impl Harness {
     }
 
     /// A command of the first nexus to LUN 0, with as many data as are given.
+    #[cfg(test)]
     pub(super) fn request(&mut self, cdb: &[u8], data: &[u8]) -> Ending<PlainBuf> {
         self.run(0, Lun(0), cdb, data)
     }
@@ -171,11 +172,12 @@ pub(super) fn land(memory: &mut Memory, needs: Needs, data: &[u8]) -> PlainBuf {
 }
 
 /// The data of a command that has succeeded.
+#[cfg(test)]
 pub(super) fn bytes_of(ending: Ending<PlainBuf>) -> Vec<u8> {
     assert_eq!((ending.status, ending.sense), (Status::Good, None));
     match ending.data {
-        DataIn::None => Vec::new(),
-        DataIn::Bytes(bytes) => bytes,
-        DataIn::Buffer { buf, range } => buf.bytes()[range].to_vec(),
+        super::DataIn::None => Vec::new(),
+        super::DataIn::Bytes(bytes) => bytes,
+        super::DataIn::Buffer { buf, range } => buf.bytes()[range].to_vec(),
     }
 }

@@ -100,5 +100,5 @@ fn attentions_come_before_commands() {
     bytes_of(harness.run(1, Lun(0), &[0], &[]));
     harness.device.reset(Some(Lun(0)));
     harness.carry_effects();
-    assert_eq!(sense(harness.request(&[0], &[])), (6, 0x29, 0));
+    assert_eq!(sense(harness.request(&[0], &[])), (6, 0x29, 3));
 }

@@ -74,7 +74,7 @@ pub(super) fn negotiate(
             session.burst_max
         }),
         "FirstBurstLength" => number(value, LENGTHS, |theirs| {
-            session.first_burst = theirs.min(FIRST_BURST_MAX);
+            session.first_burst = theirs.min(FIRST_BURST_MAX).min(session.burst_max);
             session.first_burst
         }),
         "MaxConnections" | "MaxOutstandingR2T" => number(value, 1..=65535, |_| 1),
@@ -96,6 +96,16 @@ pub(super) fn negotiate(
     }
 }
 
+/// Pairs in the order in which they are negotiated: FirstBurstLength is answered when it is known
+/// what MaxBurstLength is.
+pub(super) fn in_order<'a>(
+    pairs: &'a [(&'a str, &'a str)],
+) -> impl Iterator<Item = &'a (&'a str, &'a str)> {
+    let is_last = |pair: &&(&str, &str)| pair.0 == "FirstBurstLength";
+    let first = pairs.iter().filter(move |pair| !is_last(pair));
+    first.chain(pairs.iter().filter(is_last))
+}
+
 /// What the target declares by itself.
 pub(super) fn declare(receive_max: u32, answer: &mut Vec<u8>) {
     text::push(answer, "MaxRecvDataSegmentLength", &receive_max.to_string());
@@ -103,7 +113,6 @@ pub(super) fn declare(receive_max: u32, answer: &mut Vec<u8>) {
 
 /// What holds between parameters, once all are known.
 pub(super) fn settle(session: &mut SessionParameters) {
-    session.first_burst = session.first_burst.min(session.burst_max);
     if session.kind == SessionKind::Discovery {
         session.immediate_data = false;
     }
@@ -194,9 +203,15 @@ mod tests {
     }
 
     #[test]
-    fn a_first_burst_is_no_longer_than_a_burst() {
-        let (_, session) = agreed("MaxBurstLength", "4096");
-        assert_eq!(session.first_burst, 4096);
+    fn a_first_burst_is_told_to_be_no_longer_than_a_burst() {
+        let mut session = SessionParameters::default();
+        let pairs = [("FirstBurstLength", "65536"), ("X", "1"), ("MaxBurstLength", "4096")];
+        let answers: Vec<_> = in_order(&pairs)
+            .map(|(key, value)| negotiate(key, value, Terms::default(), &mut session))
+            .collect();
+        let value = |text: &str| Answer::Value(text.into());
+        assert_eq!(answers, [Answer::Unknown, value("4096"), value("4096")]);
+        assert_eq!((session.first_burst, session.burst_max), (4096, 4096));
     }
 
     #[test]

@@ -7,6 +7,10 @@ use crate::seam::{SessionKind, SessionParameters};
 use crate::text;
 use storage_spec::iscsi::{LoginFlags, LoginRequest, LoginStatus, Stage, VERSION};
 
+/// Longest answer to one login request in bytes: what one PDU may copy. Only who makes keys up is
+/// answered at more length.
+const ANSWER_MAX: usize = 4096;
+
 /// What a login asks the target about.
 pub(super) trait Judge {
     /// Whether this is the target's name, and whether there is another that has it.
@@ -82,6 +86,9 @@ impl Negotiation {
             Stage::Security => self.secure(&pairs, next.is_some(), judge, &mut answer)?,
             _ => self.operate(&pairs, judge, &mut answer)?,
         };
+        if answer.len() > ANSWER_MAX {
+            return Err(LoginStatus::InitiatorError);
+        }
         let mut flags = LoginFlags::new().with_current(stage.0);
         let mut done = None;
         if let Some(next) = next.filter(|_| may_leave) {
@@ -164,7 +171,7 @@ impl Negotiation {
         answer: &mut Vec<u8>,
     ) -> Result<bool, LoginStatus> {
         let mut said = Said::default();
-        for &(key, value) in pairs {
+        for &(key, value) in keys::in_order(pairs) {
             self.note(key)?;
             let place = match key {
                 "AuthMethod" => {
@@ -220,7 +227,7 @@ impl Negotiation {
         judge: &mut dyn Judge,
         answer: &mut Vec<u8>,
     ) -> Result<bool, LoginStatus> {
-        for &(key, value) in pairs {
+        for &(key, value) in keys::in_order(pairs) {
             self.note(key)?;
             self.general(key, value, judge, answer)?;
         }

@@ -2,7 +2,7 @@
 //! have ended the one that asked is answered.
 
 use super::{Action, Target};
-use crate::scsi::{Attention, Lun};
+use crate::scsi::Lun;
 use crate::seam::{ConnectionId, Order, Slot};
 use std::collections::{BTreeMap, BTreeSet};
 use storage_spec::iscsi::{TaskFunction, TaskResponse};
@@ -66,29 +66,17 @@ impl Target {
         }
         let reset = self.resets.open.remove(&token).expect("looked at above");
         let Reset { asker: (asker, slot), function, lun, .. } = reset;
-        self.post_reset(asker, function, lun);
+        // Whose commands were cleared has been told of each (TAS is set).
+        if function != TaskFunction::ClearTaskSet {
+            self.device.reset(lun);
+            self.carry_effects();
+        }
         let order = Order::Management(slot, TaskResponse::FunctionComplete);
         self.actions.push_back(Action::Order(asker, order));
         if function == TaskFunction::TargetColdReset {
             for connection in self.normal() {
                 self.actions.push_back(Action::Close(connection));
             }
-        }
-    }
-
-    /// What nexuses are told after a reset.
-    fn post_reset(&mut self, asker: ConnectionId, function: TaskFunction, lun: Option<Lun>) {
-        if function != TaskFunction::ClearTaskSet {
-            self.device.reset(lun);
-            self.carry_effects();
-            return;
-        }
-        let Some(lun) = lun else { return };
-        // Who cleared the task set knows.
-        for connection in self.normal().into_iter().filter(|other| *other != asker) {
-            let attentions = vec![(lun, Attention::CommandsCleared)];
-            let order = Order::Units(self.device.units(connection), attentions);
-            self.actions.push_back(Action::Order(connection, order));
         }
     }
 }

@@ -73,8 +73,8 @@ pub enum Action {
     /// called.
     Close(ConnectionId),
     /// Give this order to the volume's reservation table, keep the table over restarts if it says
-    /// so, tell every target of what changed ([`Target::set_reservations`]), end the commands of who
-    /// was preempted; then say by [`Target::reservation_result`] what came of it, with the same
+    /// so, tell every target of what changed ([`Target::set_reservations`]), end the commands of
+    /// who was preempted; then say by [`Target::reservation_result`] what came of it, with the same
     /// token.
     Reserve {
         /// The volume.

@@ -230,6 +230,44 @@ fn stages_go_forward_only() {
 }
 
 #[test]
+fn answers_that_do_not_fit_into_one_pdu_are_none() {
+    let key = |at: usize| format!("X-{at:061}");
+    let keys: Vec<String> = (0..62).map(key).collect();
+    let pairs = keys.iter().map(|key| (key.as_str(), "1"));
+    let mut fabric = fabric();
+    let few: Vec<_> = NAMES.into_iter().chain(pairs.clone().take(50)).collect();
+    assert_eq!(log_in(&mut fabric, &few), LoginStatus::Success);
+    let many: Vec<_> = NAMES.into_iter().chain(pairs).collect();
+    assert_eq!(log_in(&mut fabric, &many), LoginStatus::InitiatorError);
+}
+
+#[test]
+fn units_may_change_while_a_host_is_slow() {
+    let mut fabric = fabric();
+    let id = fabric.log_in(InitiatorConfig::default());
+    fabric.link(id).wire_room = 0;
+    for size in 1..100 {
+        fabric.target.resize_unit(0, size << 20).unwrap();
+        fabric.run();
+    }
+    // Asked twice to log out, it is told once.
+    fabric.target.drain();
+    fabric.target.drain();
+    fabric.run();
+    fabric.link(id).wire_room = usize::MAX;
+    fabric.run();
+    let initiator = &mut fabric.link(id).initiator;
+    let told = core::iter::from_fn(|| initiator.take(Opcode::AsyncMessage));
+    let events: Vec<u8> = told.map(|pdu| pdu.header[36]).collect();
+    assert_eq!(events, [0, 1]);
+    for lun in 2..60 {
+        fabric.target.add_unit(lun, crate::testing::unit(0, 1 << 20, 12)).unwrap();
+    }
+    fabric.run();
+    assert_eq!(fabric.read(id, 0, &[0; 6], 0).sense, Some((6, 0x2A09)));
+}
+
+#[test]
 fn the_same_key_twice_is_refused() {
     let mut fabric = fabric();
     let keys = [NAMES[0], NAMES[1], ("ImmediateData", "Yes"), ("ImmediateData", "No")];

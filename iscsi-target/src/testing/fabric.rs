@@ -203,6 +203,20 @@ impl Fabric {
         }
     }
 
+    /// Moves what one connection can, once, and what the target wants of all.
+    pub fn run_one(&mut self, id: LinkId) {
+        self.step(id, &mut |available| available);
+        self.carry_actions();
+    }
+
+    /// Takes in what a connection has for the target, and what it has to say.
+    pub fn listen_to(&mut self, id: LinkId) {
+        self.link(id).collect();
+        while let Some(event) = self.link(id).connection.take_event() {
+            self.event(id, event);
+        }
+    }
+
     /// Breaks a connection off.
     pub fn cut(&mut self, id: LinkId) {
         self.link(id).connection.close();

@@ -22,12 +22,14 @@ pub struct InitiatorConfig {
     pub receive_max: u32,
     /// Most data that it puts in one PDU.
     pub send_max: u32,
-    /// Most data that come unasked.
+    /// Most data that come unasked; 0: login does not speak of it.
     pub first_burst: u32,
     /// Most data of one sequence.
     pub burst_max: u32,
     /// Whether commands carry data.
     pub immediate: bool,
+    /// iSCSIProtocolLevel that it speaks.
+    pub protocol_level: u16,
 }
 
 impl Default for InitiatorConfig {
@@ -41,6 +43,7 @@ impl Default for InitiatorConfig {
             first_burst: 65_536,
             burst_max: 262_144,
             immediate: true,
+            protocol_level: 2,
         }
     }
 }
@@ -75,6 +78,8 @@ pub struct Finished {
     pub status: u8,
     /// Sense key and additional sense code, if there were sense data.
     pub sense: Option<(u8, u16)>,
+    /// Response code of the sense data: their format.
+    pub format: u8,
     /// Data from the target.
     pub data: Vec<u8>,
     /// Underflow is negative.
@@ -161,8 +166,11 @@ impl Initiator {
             ("MaxRecvDataSegmentLength", config.receive_max.to_string()),
             ("MaxBurstLength", config.burst_max.to_string()),
             ("FirstBurstLength", config.first_burst.to_string()),
+            ("iSCSIProtocolLevel", config.protocol_level.to_string()),
         ];
-        let keys: Vec<_> = keys.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        let is_said = |key: &str| key != "FirstBurstLength" || config.first_burst > 0;
+        let keys = keys.iter().map(|(key, value)| (*key, value.as_str()));
+        let keys: Vec<_> = keys.filter(|(key, _)| is_said(key)).collect();
         self.login_request(Stage::Operational, Some(Stage::FullFeature), &keys);
     }
 
@@ -224,6 +232,11 @@ impl Initiator {
         self.reads.insert(tag, Vec::new());
         self.send(pdu.as_bytes(), immediate);
         tag
+    }
+
+    /// A command with this tag is sent by other means.
+    pub fn expect(&mut self, tag: u32) {
+        self.reads.insert(tag, Vec::new());
     }
 
     /// Data for a command, as asked for by an R2T or not.
@@ -417,28 +430,31 @@ impl Initiator {
         let flags = ResidualFlags::from(header.flags);
         if flags.status() {
             assert!(flags.is_final(), "status comes with the last");
-            self.finish(tag, header.status, None, residual(flags, header.residual.get()));
+            let residual = residual(flags, header.residual.get());
+            self.finish(tag, header.status, &[], residual);
         }
     }
 
     fn take_response(&mut self, pdu: &Pdu) {
         let header = ScsiResponse::read_from_bytes(&pdu.header).expect("its length");
-        let sense = (pdu.data.len() > 2).then(|| {
-            let sense = &pdu.data[2..];
-            match sense[0] & 0x7F {
-                0x70 => (sense[2] & 0xF, u16::from_be_bytes([sense[12], sense[13]])),
-                _ => (sense[1] & 0xF, u16::from_be_bytes([sense[2], sense[3]])),
-            }
-        });
         let flags = ResidualFlags::from(header.flags);
         let residual = residual(flags, header.residual.get());
+        let sense = pdu.data.get(2..).unwrap_or_default();
         self.finish(header.task_tag.get(), header.status, sense, residual);
     }
 
-    fn finish(&mut self, tag: u32, status: u8, sense: Option<(u8, u16)>, residual: i64) {
+    fn finish(&mut self, tag: u32, status: u8, sense: &[u8], residual: i64) {
         let data = self.reads.remove(&tag).expect("a command ends once");
         self.writes.remove(&tag);
-        self.finished.insert(tag, Finished { status, sense, data, residual });
+        let format = sense.first().map_or(0, |code| code & 0x7F);
+        let sense = match *sense {
+            [] => None,
+            [_, _, key, ..] if format == 0x70 => {
+                Some((key & 0xF, u16::from_be_bytes([sense[12], sense[13]])))
+            }
+            _ => Some((sense[1] & 0xF, u16::from_be_bytes([sense[2], sense[3]]))),
+        };
+        self.finished.insert(tag, Finished { status, sense, format, data, residual });
     }
 
     fn take_r2t(&mut self, pdu: &Pdu) {

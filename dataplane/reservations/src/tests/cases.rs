@@ -390,10 +390,6 @@ fn a_reserved_unit_is_its_sessions_alone() {
     assert_eq!(table.join(&a, 1), Err(Refusal::Conflict));
     assert!(!table.apply(&b, &Order::ReleaseUnit).unwrap().changed);
     assert!(table.apply(&a, &Order::ReleaseUnit).unwrap().changed);
-    table.apply(&a, &Order::ReserveUnit).unwrap();
-    assert!(!table.end_session(&b) && table.end_session(&a));
-    table.apply(&a, &Order::ReserveUnit).unwrap();
-    assert!(table.reset_unit());
     // Registrants keep others from reserving the unit, and take part themselves.
     table.join(&b, 1).unwrap();
     assert_eq!(table.apply(&a, &Order::ReserveUnit), Err(Refusal::Conflict));

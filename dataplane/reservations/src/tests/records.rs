@@ -12,7 +12,9 @@ proptest! {
         for (who, order) in orders {
             let _ = table.apply(&who, &order);
         }
-        let _ = table.reset_unit();
+        if let Some(holder) = table.unit_holder().cloned() {
+            let _ = table.apply(&holder, &Order::ReleaseUnit);
+        }
         let _ = table.apply(&nvme(1), &Order::SetPersist(true));
         prop_assert_eq!(Table::decode(&table.encode()), Ok(table));
     }

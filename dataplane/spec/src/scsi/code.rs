@@ -134,6 +134,7 @@ pub enum AdditionalSense {
     PowerOnOrReset = 0x2900,
     PowerOn = 0x2901,
     BusReset = 0x2902,
+    DeviceReset = 0x2903,
     NexusLoss = 0x2907,
     ModeParametersChanged = 0x2A01,
     ReservationsPreempted = 0x2A03,

@@ -1,8 +1,8 @@
 //! Data of PDUs: landing them, sealing their pages, checking their digests.
 
-use super::{Section, Stage, Target, Violation};
+use super::{Receiver, Section, Stage, Target, Violation};
 use crate::connection::command::DataFault;
-use crate::connection::slots::{Aborted, NONE, State};
+use crate::connection::slots::{NONE, State};
 use crate::connection::{Connection, Phase};
 use crate::io::digest::{digest, seal_pages};
 use crate::io::{Buffer, Surroundings};
@@ -10,6 +10,23 @@ use core::ops::Range;
 use storage_spec::crc32c;
 use storage_spec::iscsi::{DIGEST_LEN, DataOut, FINAL, PAD, RejectReason};
 use zerocopy::FromBytes;
+
+impl Receiver {
+    /// Data of a PDU follow, which nobody wants so far.
+    pub(super) fn expect(&mut self, section: Section, has_digest: bool) {
+        self.slot = NONE;
+        self.target = Target::Nowhere;
+        self.len = section.len;
+        self.left = section.len;
+        self.keep = 0;
+        self.padding = section.len.next_multiple_of(PAD as u32) - section.len;
+        (self.loose_crc, self.loose_len) = (0, 0);
+        self.has_digest = has_digest && section.len > 0;
+        self.is_disowned = false;
+        self.digest_have = 0;
+        self.stage = Stage::Data;
+    }
+}
 
 impl<B: Buffer> Connection<B> {
     /// The buffer and the range of it that the next bytes of the stream belong in, if they are data
@@ -45,7 +62,9 @@ impl<B: Buffer> Connection<B> {
             return;
         }
         assert!(was_landing, "a landing is returned once");
-        self.slots[self.receiver.slot].buf = Some(buf);
+        if self.receiver.slot != NONE {
+            self.slots[self.receiver.slot].buf = Some(buf);
+        }
         self.advance(count as u32, around);
     }
 
@@ -56,13 +75,11 @@ impl<B: Buffer> Connection<B> {
         target: Target,
         section: Section,
     ) {
-        let has_digest = self.is_established && self.session.data_digest && section.len > 0;
+        let has_digest = self.is_established && self.session.data_digest;
         let receiver = &mut self.receiver;
+        receiver.expect(section, has_digest);
         receiver.slot = slot;
         receiver.target = target;
-        receiver.len = section.len;
-        receiver.left = section.len;
-        receiver.keep = 0;
         if slot != NONE {
             let entry = &self.slots[slot];
             receiver.at = entry.head as usize + entry.moved as usize;
@@ -70,11 +87,6 @@ impl<B: Buffer> Connection<B> {
                 receiver.keep = entry.wanted.saturating_sub(entry.moved).min(section.len);
             }
         }
-        receiver.padding = section.len.next_multiple_of(PAD as u32) - section.len;
-        (receiver.loose_crc, receiver.loose_len) = (0, 0);
-        receiver.has_digest = has_digest;
-        receiver.digest_have = 0;
-        receiver.stage = Stage::Data;
     }
 
     /// Data of a PDU follow that nobody wants.
@@ -108,7 +120,7 @@ impl<B: Buffer> Connection<B> {
         let is_fit = end <= u64::from(entry.burst_end) && (section.len > 0 || is_final);
         let is_short =
             is_final && tag != storage_spec::iscsi::TAG_NONE && end < u64::from(entry.burst_end);
-        if entry.aborted == Aborted::No && (!is_due || !is_fit || is_short) {
+        if !is_due || !is_fit || is_short {
             self.doom(slot, DataFault::Amount);
         }
         let entry = &mut self.slots[slot];
@@ -231,7 +243,7 @@ impl<B: Buffer> Connection<B> {
         receiver.digest_have += count;
         if receiver.digest_have == DIGEST_LEN {
             let received = u32::from_le_bytes(receiver.digest);
-            if self.computed_digest() == received {
+            if self.receiver.is_disowned || self.computed_digest() == received {
                 self.finish_data(around);
             } else {
                 self.digest_failed(around);
@@ -294,11 +306,11 @@ impl<B: Buffer> Connection<B> {
             self.request_complete(slot);
             return;
         }
-        let is_over = entry.moved >= entry.burst_end || entry.aborted != Aborted::No;
+        let is_over = entry.moved >= entry.burst_end;
         let was_awaited = entry.state == State::AwaitingData;
         if is_over {
             self.awaiting_data -= u32::from(was_awaited);
-            self.sequence_complete(slot, around);
+            self.go_on(slot, around);
         } else if !was_awaited {
             // The rest of what comes unasked.
             entry.state = State::AwaitingData;

@@ -4,7 +4,7 @@
 use super::vital::PORT_GROUP_ID;
 use super::{Device, allocation_32, cut};
 use crate::scsi::{Attention, Readiness, Sense};
-use storage_spec::scsi::sense::AdditionalSense;
+use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
 use target_io::ConnectionId;
 
 /// State of the target port group.
@@ -70,9 +70,7 @@ impl Device {
         }
         self.group = PortGroup { state, changed_by: by };
         let luns: Vec<_> = self.units.keys().copied().collect();
-        for lun in luns {
-            self.changed(lun, except, Attention::AsymmetricAccessChanged);
-        }
+        self.changed(&luns, except, Attention::AsymmetricAccessChanged);
     }
 
     pub(super) fn report_groups(&self, cdb: &[u8; 16]) -> Result<Vec<u8>, Sense> {
@@ -95,6 +93,8 @@ impl Device {
         Ok(cut(data, allocation_32(cdb, 6)))
     }
 
+    /// SET TARGET PORT GROUPS: hosts choose among the active states while the device is in one.
+    /// What makes units inaccessible is for the device alone to say: the group is every host's.
     pub(super) fn set_groups(
         &mut self,
         connection: ConnectionId,
@@ -120,6 +120,15 @@ impl Device {
             if u16::from_be_bytes([descriptor[2], descriptor[3]]) != PORT_GROUP_ID {
                 return Err(Sense::list_byte(at + 2));
             }
+        }
+        let is_active = |state: AccessState| state.readiness() == Readiness::Ready;
+        if self.group.state == AccessState::Transitioning {
+            let code = AdditionalSense::NotReadyAsymmetricTransition;
+            return Err(Sense::new(SenseKey::NotReady, code));
+        }
+        if state != self.group.state && !(is_active(state) && is_active(self.group.state)) {
+            let code = AdditionalSense::SetTargetPortGroupsFailed;
+            return Err(Sense::new(SenseKey::HardwareError, code));
         }
         self.change_state(state, BY_COMMAND, Some(connection));
         Ok(Vec::new())

@@ -148,11 +148,10 @@ impl Device {
         };
         let nobody = ConnectionId(0);
         self.end_unit_reservations(|lun, _| luns.contains(&lun), nobody);
-        for lun in luns {
-            let unit = self.units.get_mut(&lun).expect("just listed");
-            unit.modes = Modes::default();
-            self.changed(lun, None, Attention::Reset);
+        for lun in &luns {
+            self.units.get_mut(lun).expect("just listed").modes = Modes::default();
         }
+        self.changed(&luns, None, Attention::Reset);
     }
 
     /// Units as a nexus sees them.
@@ -197,7 +196,7 @@ impl Device {
     pub fn resize(&mut self, lun: Lun, capacity: u64) -> bool {
         let Some(unit) = self.units.get_mut(&lun) else { return false };
         unit.config.capacity = capacity;
-        self.changed(lun, None, Attention::CapacityChanged);
+        self.changed(&[lun], None, Attention::CapacityChanged);
         true
     }
 
@@ -205,7 +204,7 @@ impl Device {
     pub fn protect(&mut self, lun: Lun, read_only: bool) -> bool {
         let Some(unit) = self.units.get_mut(&lun) else { return false };
         unit.config.read_only = read_only;
-        self.changed(lun, None, Attention::ModeParametersChanged);
+        self.changed(&[lun], None, Attention::ModeParametersChanged);
         true
     }
 
@@ -231,12 +230,14 @@ impl Device {
         }
     }
 
-    /// A unit looks different: every nexus sees it so, and all but one are told.
-    fn changed(&mut self, lun: Lun, except: Option<ConnectionId>, attention: Attention) {
+    /// Units look different: every nexus sees them so, and all but one are told.
+    fn changed(&mut self, luns: &[Lun], except: Option<ConnectionId>, attention: Attention) {
         for &connection in self.nexuses.keys() {
             self.effects.push_back(Effect::Units(connection));
         }
-        self.attention(lun, except, attention);
+        for &lun in luns {
+            self.attention(lun, except, attention);
+        }
     }
 
     fn attention(&mut self, lun: Lun, except: Option<ConnectionId>, attention: Attention) {

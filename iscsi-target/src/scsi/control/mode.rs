@@ -221,7 +221,7 @@ impl Device {
         let modes = unit.select(list, is_long)?;
         if modes != unit.modes {
             unit.modes = modes;
-            self.changed(lun, Some(connection), Attention::ModeParametersChanged);
+            self.changed(&[lun], Some(connection), Attention::ModeParametersChanged);
         }
         Ok(Vec::new())
     }

@@ -9,8 +9,10 @@ use super::{Device, Effect, LogicalUnit, Outcome, Pending, allocation_16, cut};
 use crate::scsi::{Attention, DataIn, Ending, Lun, Sense, Status};
 use core::convert::Infallible;
 use reservations::{
-    Current, Failure, Kind, Notice, Notify, Order, Persist, Refusal, Registrant, Table,
+    Current, Failure, Kind, Notice, Notify, Order, Persist, REGISTRANTS_MAX, Refusal, Registrant,
+    Table,
 };
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use storage_spec::scsi::parameter::{FullStatus, ReserveMove, ReserveOut};
 use storage_spec::scsi::sense::{AdditionalSense, SenseKey};
@@ -199,15 +201,21 @@ impl Device {
         let len = rest.get(..4).ok_or(Sense::list_byte(24))?;
         let len = u32::from_be_bytes([len[0], len[1], len[2], len[3]]) as usize;
         let ids = rest[4..].get(..len).ok_or(Sense::list_byte(24))?;
-        let mut also = Vec::new();
-        for id in parse_transport_ids(ids).ok_or(Sense::list_byte(28))? {
+        let mut ids = parse_transport_ids(ids).ok_or(Sense::list_byte(28))?;
+        ids.sort_unstable();
+        ids.dedup();
+        let mut also = BTreeSet::new();
+        for id in ids {
             let named: Vec<_> = self.resolve(&id, tag);
             if named.is_empty() {
                 return Err(Sense::list_byte(28));
             }
             also.extend(named.into_iter().filter(|other| other != who));
+            if also.len() > REGISTRANTS_MAX {
+                return Err(refused(Refusal::Full));
+            }
         }
-        Ok(also)
+        Ok(also.into_iter().collect())
     }
 
     /// Who a TransportID stands for: one initiator port, or all that have come from a device.

@@ -20,8 +20,8 @@ const fn action(service: u8, usage: &'static [u8]) -> Command {
     Command { service: Some(service as u16), usage }
 }
 
-/// NACA apart, which no command knows.
-const CONTROL: u8 = 0x07;
+/// NACA is looked at, to be refused.
+const CONTROL: u8 = 0x04;
 
 const fn range_10(opcode: u8, flags: u8) -> [u8; 10] {
     [opcode, flags, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0xFF, 0xFF, CONTROL]
@@ -120,6 +120,8 @@ const NOT_SUPPORTED: u8 = 1;
 
 /// ABORT TASK, ABORT TASK SET, CLEAR TASK SET, LOGICAL UNIT RESET, QUERY TASK, TARGET RESET.
 const FUNCTIONS: u8 = 0xDE;
+/// QUERY ASYNCHRONOUS EVENT, QUERY TASK SET, I_T NEXUS RESET.
+const MORE_FUNCTIONS: u8 = 0x07;
 
 /// REPORT SUPPORTED OPERATION CODES.
 pub(super) fn opcodes(cdb: &[u8; 16]) -> Result<Vec<u8>, Sense> {
@@ -177,7 +179,7 @@ fn one(command: Option<&Command>, wants_timeouts: bool) -> Vec<u8> {
 /// REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS.
 pub(super) fn functions(cdb: &[u8; 16]) -> Result<Vec<u8>, Sense> {
     let is_extended = cdb[2] & 0x80 != 0;
-    let mut data = vec![FUNCTIONS, 0, 0, 0];
+    let mut data = vec![FUNCTIONS, MORE_FUNCTIONS, 0, 0];
     if is_extended {
         data[3] = 12;
         data.resize(16, 0);

@@ -12,9 +12,9 @@ const ADDITIONAL_MIN: usize = 20;
 const HEADER: usize = 4;
 
 /// An iSCSI initiator.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TransportId {
-    /// Its name.
+    /// Its name, in lower case as those of sessions are: names are compared without case.
     pub(super) name: String,
     /// Of one of its ports.
     pub(super) isid: Option<[u8; 6]>,
@@ -56,10 +56,10 @@ pub(super) fn parse_transport_ids(mut bytes: &[u8]) -> Option<Vec<TransportId>> 
         let end = text.iter().position(|&byte| byte == 0)?;
         let text = str::from_utf8(&text[..end]).ok()?;
         ids.push(match kind {
-            ISCSI_DEVICE => TransportId { name: text.to_owned(), isid: None },
+            ISCSI_DEVICE => TransportId { name: text.to_ascii_lowercase(), isid: None },
             ISCSI_PORT => {
                 let (name, isid) = text.split_once(",i,0x")?;
-                TransportId { name: name.to_owned(), isid: Some(parse_isid(isid)?) }
+                TransportId { name: name.to_ascii_lowercase(), isid: Some(parse_isid(isid)?) }
             }
             _ => return None,
         });

@@ -1,4 +1,6 @@
-//! ORWRITE: each block of the store is read, or'ed, and written if it is still what was read.
+//! ORWRITE: each block of the store is read, or'ed, and written if it is still what was read. That
+//! is as one for each block of the store, not for the command: a store compares and writes no more
+//! at once.
 
 use super::{Advance, DataIn, Door, Step, seal};
 use storage_spec::crc32c::BLOCK;
@@ -45,10 +47,14 @@ impl<B: Buffer> OrWrite<B> {
     pub(super) fn completed(&mut self, read: Option<B>) {
         assert_eq!(read.is_none(), self.is_writing, "reads alone return a buffer");
         if self.is_writing {
-            self.done += self.piece();
-            self.tries = 0;
+            self.next();
         }
         self.read = read;
+    }
+
+    fn next(&mut self) {
+        self.done += self.piece();
+        self.tries = 0;
     }
 
     /// Others have written the block meanwhile: whether to try it again.
@@ -67,17 +73,21 @@ impl<B: Buffer> OrWrite<B> {
         &mut self,
         door: &mut Door<'_, S>,
     ) -> Advance<B> {
+        if let Some(expected) = self.read.take() {
+            let (offset, len) = (self.offset + u64::from(self.done), self.piece());
+            let data = self.spare.take().expect("there are two buffers or none");
+            if let Some(data) = self.or(&expected, data) {
+                self.is_writing = true;
+                let request = BlockRequest::CompareAndWrite { offset, len, expected, data };
+                return Ok(door.submit(request));
+            }
+            // All bits were set when it was read: then it was done.
+            self.next();
+        }
         if self.done == self.len {
             return Ok(Step::Done(DataIn::None));
         }
         let (offset, len) = (self.offset + u64::from(self.done), self.piece());
-        if let Some(expected) = self.read.take() {
-            let data = self.spare.take().expect("there are two buffers or none");
-            let data = self.or(&expected, data);
-            self.is_writing = true;
-            let request = BlockRequest::CompareAndWrite { offset, len, expected, data };
-            return Ok(door.submit(request));
-        }
         let Some(buf) = door.around.alloc(BLOCK) else {
             return Ok(Step::Starved);
         };
@@ -89,8 +99,8 @@ impl<B: Buffer> OrWrite<B> {
         Ok(door.submit(BlockRequest::Read { offset, len, buf }))
     }
 
-    /// The block as it is to be.
-    fn or(&self, read: &B, mut target: B) -> B {
+    /// The block as it is to be; `None` if it is so already.
+    fn or(&self, read: &B, mut target: B) -> Option<B> {
         let bits = self.data.as_ref().expect("the bits stay to the end").bytes();
         let head = (self.offset + u64::from(self.done)) as usize % BLOCK;
         let len = self.piece() as usize;
@@ -100,6 +110,7 @@ impl<B: Buffer> OrWrite<B> {
             *target = read | bits;
         }
         seal(&mut target, head, len);
-        target
+        let range = head..head + len;
+        (target.bytes()[range.clone()] != read.bytes()[range]).then_some(target)
     }
 }

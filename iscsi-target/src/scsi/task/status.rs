@@ -11,8 +11,8 @@ use target_io::{BlockRequest, Buffer, Surroundings};
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// The most that is looked at of a hole.
-const HOLE_BYTES_MAX: u64 = 256 << 20;
+/// The most that is looked at of a hole, all of which is read: tens of requests, not thousands.
+const HOLE_BYTES_MAX: u64 = 64 << 20;
 
 /// The extents from a place on: of one piece, or, while it is a hole, of several.
 #[derive(Debug)]

@@ -200,6 +200,26 @@ fn unmap_and_status() {
 }
 
 #[test]
+fn a_large_hole_is_not_followed_to_its_end_in_one_command() {
+    let mut harness = Harness::new(&[(64 << 20, 12)]);
+    harness.memory.volumes[0].fill(0);
+    let Admitted::Task(mut task, _) = harness.admit(0, Lun(0), &cdb_16(0x9E, 0x12, 1, 24), 0)
+    else {
+        panic!("a task")
+    };
+    let mut progress = task.start(target_io::Ticket(0), None, &mut harness.memory);
+    let mut requests = 0;
+    while let Progress::Pending = progress {
+        requests += 1;
+        let (_, result) = harness.memory.execute(0);
+        progress = task.complete(result, &mut harness.memory);
+    }
+    let Progress::End(ending) = progress else { panic!("it ends") };
+    assert_eq!(bytes_of(ending)[15..21], [1, 0, 0, 0x10, 0, 1]);
+    assert!(requests <= 65, "{requests}");
+}
+
+#[test]
 fn write_same_to_the_end() {
     let mut harness = Harness::new(&[(1 << 20, 9)]);
     bytes_of(harness.request(&cdb_16(0x93, 8, 2000, 0), &[0xFF; 512]));
@@ -258,6 +278,33 @@ fn two_or_writes_at_once_lose_nothing() {
     let expected = |at| if (3 * 512..13 * 512).contains(&at) { 3 } else { 0 };
     let volume = &harness.memory.volumes[0];
     assert!(volume.iter().enumerate().all(|(at, &byte)| byte == expected(at)));
+}
+
+#[test]
+fn bits_that_are_set_are_not_written_again() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    harness.memory.volumes[0].fill(0xF0);
+    let data = [&[0x30; 4096][..], &[0x31; 512], &[0x10; 512]].concat();
+    let Admitted::Task(mut task, needs) =
+        harness.admit(0, Lun(0), &cdb_16(0x8B, 0, 5, 10), data.len())
+    else {
+        panic!("a task")
+    };
+    let data = land(&mut harness.memory, needs, &data);
+    let mut progress = task.start(target_io::Ticket(0), Some(data), &mut harness.memory);
+    let mut requests = 0;
+    while let Progress::Pending = progress {
+        requests += 1;
+        let (_, result) = harness.memory.execute(0);
+        progress = task.complete(result, &mut harness.memory);
+    }
+    let Progress::End(ending) = progress else { panic!("it ends") };
+    bytes_of(ending);
+    // Two blocks of the store are read, and one is written.
+    assert_eq!(requests, 3);
+    assert_eq!(harness.memory.volumes[0][13 * 512..14 * 512], [0xF1; 512]);
+    harness.memory.volumes[0][13 * 512..14 * 512].fill(0xF0);
+    assert!(harness.memory.volumes[0].iter().all(|&byte| byte == 0xF0));
 }
 
 #[test]

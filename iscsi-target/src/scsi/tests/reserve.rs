@@ -186,3 +186,31 @@ fn sessions_reserve_until_they_end() {
     harness.carry_effects();
     assert_eq!(harness.statuses(0)[1..], [GOOD; 3]);
 }
+
+#[test]
+fn names_that_come_twice_count_once_whatever_their_case() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    let port = b"\x45\0\0\x24iqn.2026-01.x:I1,i,0x800000000001\0\0\0";
+    let device = b"\x05\0\0\x14IQN.2026-01.X:i1\0\0\0\0";
+    let ids = [&port[..], device].concat().repeat(100);
+    let mut list = vec![0; 24];
+    (list[15], list[20]) = (5, 8);
+    list.extend_from_slice(&(ids.len() as u32).to_be_bytes());
+    list.extend_from_slice(&ids);
+    let [high, low] = (list.len() as u16).to_be_bytes();
+    let cdb = [0x5F, REGISTER, 0, 0, 0, 0, 0, high, low, 0];
+    // The order itself names everybody once.
+    let Admitted::Control(command, _) = harness.admit(0, Lun(0), &cdb, list.len()) else {
+        panic!("a command for the device")
+    };
+    harness.device.execute(connection(0), 3, &command, &list);
+    let order = core::iter::from_fn(|| harness.device.take_effect()).find_map(|effect| {
+        let control::Effect::Reserve { order, .. } = effect else { return None };
+        Some(order)
+    });
+    let Some(reservations::Order::Register { also, .. }) = order else { panic!("{order:?}") };
+    assert_eq!(also.len(), 1);
+    bytes_of(harness.request(&cdb, &list));
+    assert_eq!(harness.read_in(0).len(), 8 + 16);
+    assert_eq!(harness.statuses(1), [GOOD; 4]);
+}

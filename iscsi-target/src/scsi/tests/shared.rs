@@ -172,7 +172,7 @@ fn supported_commands_and_functions() {
     assert_eq!(sense(harness.request(&report(2, 0x25, 0), &[])), INVALID_CDB);
     assert_eq!(bytes_of(harness.request(&report(3, 0x25, 0), &[]))[1], 3);
     let functions = |byte| [0xA3, 0x0D, byte, 0, 0, 0, 0, 0, 0, 32, 0, 0];
-    assert_eq!(bytes_of(harness.request(&functions(0), &[])), [0xDE, 0, 0, 0]);
+    assert_eq!(bytes_of(harness.request(&functions(0), &[])), [0xDE, 7, 0, 0]);
     assert_eq!(bytes_of(harness.request(&functions(0x80), &[])).len(), 16);
     let defects = [0x37, 0, 0x1D, 0, 0, 0, 0, 0, 8, 0];
     assert_eq!(bytes_of(harness.request(&defects, &[])), [0, 0x1D, 0, 0]);
@@ -187,16 +187,53 @@ fn port_groups_are_told_and_set() {
     let extended = bytes_of(harness.request(&report(1), &[]));
     assert_eq!(extended[..8], [0, 0, 0, 16, 0x10, 10, 0, 0]);
     let set = [0xA4, 0x0A, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0];
-    bytes_of(harness.request(&set, &[0, 0, 0, 0, 2, 0, 0, 1]));
-    assert_eq!(sense(harness.request(&[0], &[])), (2, 4, 0x0B));
-    assert_eq!(bytes_of(harness.request(&report(0), &[]))[4..8], [2, 0x8F, 0, 1]);
+    bytes_of(harness.request(&set, &[0, 0, 0, 0, 1, 0, 0, 1]));
+    bytes_of(harness.request(&[0], &[]));
+    assert_eq!(bytes_of(harness.request(&report(0), &[]))[4..8], [1, 0x8F, 0, 1]);
     assert_eq!(sense(harness.run(1, Lun(0), &[0], &[])), (6, 0x2A, 6));
     bytes_of(harness.request(&set, &[0, 0, 0, 0, 0, 0, 0, 1]));
-    bytes_of(harness.request(&[0], &[]));
     let ending = harness.request(&set, &[0, 0, 0, 0, 0, 0, 0, 2]);
     assert_eq!(ending.sense, Some(Sense::list_byte(6)));
     let ending = harness.request(&set, &[0, 0, 0, 0, 7, 0, 0, 1]);
     assert_eq!(ending.sense, Some(Sense::list_byte(4)));
+}
+
+#[test]
+fn hosts_do_not_undo_what_the_node_says_of_access() {
+    let mut harness = Harness::new(&[(1 << 20, 9)]);
+    let set = [0xA4, 0x0A, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0];
+    let to = |state| [0, 0, 0, 0, state, 0, 0, 1];
+    // Nor make units inaccessible for all others.
+    for state in [2, 3] {
+        assert_eq!(sense(harness.request(&set, &to(state))), (4, 0x67, 0x0A));
+        bytes_of(harness.run(1, Lun(0), &[0], &[]));
+    }
+    for (state, refusal) in [
+        (control::AccessState::Standby, (4, 0x67, 0x0A)),
+        (control::AccessState::Unavailable, (4, 0x67, 0x0A)),
+        (control::AccessState::Transitioning, (2, 4, 0x0A)),
+    ] {
+        harness.device.set_access_state(state);
+        harness.carry_effects();
+        assert_eq!(sense(harness.request(&[0], &[])), (6, 0x2A, 6));
+        for host in [0, 1] {
+            assert_eq!(sense(harness.request(&set, &to(host))), refusal);
+        }
+        assert_eq!(sense(harness.request(&[0], &[])).0, 2, "{state:?}");
+    }
+}
+
+#[test]
+fn a_nexus_gets_one_snapshot_however_many_units_change() {
+    let mut harness = Harness::new(&[(1 << 20, 9); 5]);
+    let snapshots = |harness: &mut Harness| {
+        let effects = core::iter::from_fn(|| harness.device.take_effect());
+        effects.filter(|effect| matches!(effect, control::Effect::Units(_))).count()
+    };
+    harness.device.set_access_state(control::AccessState::NonOptimized);
+    assert_eq!(snapshots(&mut harness), 2);
+    harness.device.reset(None);
+    assert_eq!(snapshots(&mut harness), 2);
 }
 
 #[test]
