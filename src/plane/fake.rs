@@ -135,6 +135,11 @@ impl Node for Fake {
                 state: "ok".to_owned(),
                 reason: None,
             }])),
+            Command::OnlineDisk { disk } => Err(missing(&disk)),
+            Command::OfflineDisk { disk } => {
+                self.event(&format!("{disk} is offline"));
+                Ok(Answer::Done)
+            }
             Command::Ping => Ok(self.ping()),
             Command::ListConnections => Ok(Answer::Connections(vec![ConnectionInfo {
                 id: 7,

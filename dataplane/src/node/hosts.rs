@@ -13,6 +13,9 @@ use nvmeof_target::target::Nqn;
 /// Most hosts on the allowed list.
 pub(super) const HOSTS_MAX: usize = 1024;
 
+/// Most hosts of which it is remembered that they were denied while a disk was away.
+const DENIED_MAX: usize = 4 * HOSTS_MAX;
+
 /// Where a catalogue names a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HostEntry {
@@ -32,7 +35,7 @@ pub(super) struct HostChange {
 }
 
 impl HostChange {
-    fn new(nqn: String, is_allowed: bool, entries: Vec<HostEntry>) -> Self {
+    pub(super) fn new(nqn: String, is_allowed: bool, entries: Vec<HostEntry>) -> Self {
         Self { nqn, is_allowed, entries, done: 0, failed: Vec::new() }
     }
 }
@@ -55,7 +58,11 @@ impl Control {
         }
         let number = self.jobs.next_host;
         self.jobs.next_host += 1;
-        let entries = self.served().map(|disk| HostEntry { disk, number }).collect();
+        let entries: Vec<_> = self.served().map(|disk| HostEntry { disk, number }).collect();
+        if entries.is_empty() {
+            let text = "no disk of the node is served that could keep the list";
+            return Err(CommandError::Disk(text.into()));
+        }
         self.change_host(HostChange::new(nqn, true, entries), answer);
         Ok(())
     }
@@ -87,7 +94,7 @@ impl Control {
     }
 
     /// Goes through the entries one by one.
-    fn change_host(&mut self, change: HostChange, answer: AnswerTo) {
+    pub(super) fn change_host(&mut self, change: HostChange, answer: AnswerTo) {
         self.jobs.busy_hosts.insert(change.nqn.clone());
         self.spawn_after(answer, |control, token| {
             let waiting = control.change_host_entry(&change, token);
@@ -141,6 +148,7 @@ impl Control {
             self.events.note(Severity::Warning, "host.allowed", text);
         }
         self.set_host(&nqn, true);
+        self.jobs.denied.remove(&nqn);
         self.events.note(Severity::Info, "host.allowed", nqn.clone());
         self.jobs.hosts.insert(nqn, entries);
         Ok(Answer::Done)
@@ -149,6 +157,11 @@ impl Control {
     /// The host is gone already; what a failed disk still says counts again after a restart.
     fn host_denied(&mut self, change: &HostChange) -> Outcome {
         let nqn = &change.nqn;
+        let offline = self.disks.iter().filter(|disk| disk.offline.is_some());
+        if (offline.count() > 0 || !change.failed.is_empty()) && self.jobs.denied.len() < DENIED_MAX
+        {
+            self.jobs.denied.insert(nqn.clone());
+        }
         for &(disk, error) in &change.failed {
             let error = self.disk_error(disk, error);
             let text = format!(
@@ -159,8 +172,8 @@ impl Control {
         }
         for disk in self.disks.iter().filter(|disk| disk.offline.is_some()) {
             let text = format!(
-                "host {nqn} is denied, but disk {} is offline: should the node restart with it, \
-                 look at `basalt host list`, and deny the host again",
+                "host {nqn} is denied, but disk {} is offline: it takes note when it is back; should \
+                 the node restart before, look at `basalt host list`, and deny the host again",
                 disk.path
             );
             self.events.note(Severity::Warning, "host.denied", text);

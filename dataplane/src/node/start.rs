@@ -5,9 +5,10 @@
 //! its mailboxes, and its control on the first core, and runs.
 
 use super::control::{Control, ControlParts};
-use super::controllers::{Hardware, Opener};
+use super::controllers::{Dealt, Hardware, Opener};
 use super::disks::{Disks, Mounted, Mounter, Source, mount_all};
 use super::handle::{Inner, NodeHandle};
+use super::hotplug;
 use super::record::Record;
 use super::registry::Registry;
 use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
@@ -16,6 +17,7 @@ use crate::dma::{Arena, Pool};
 use crate::frontend::Frontend;
 use crate::net::{ListenerId, Net};
 use crate::uring::{Ring, RingOptions, SocketOptions, Sockets, Waker};
+use crate::vfio::{Options, Vfio};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use hashbrown::HashMap;
 use nvmeof_target::connection::Config as ConnectionConfig;
@@ -41,14 +43,14 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
     let events = EventLog::new(unix_ms);
     let cores = config.cores.len();
     let arena = arena(config)?;
-    let mut pools: Vec<Pool> = (0..config.cores.len()).map(|core| arena.pool(core)).collect();
-    let first = Rc::new(pools.remove(0));
-    let mut opener = Opener::new(&arena, clock, cores, config.no_iommu);
-    let disks = Disks::open(config, &mut opener, &first)?;
+    let spare = Rc::new(arena.spare());
+    let vfio = Vfio::new(Options { no_iommu: config.no_iommu, ..Options::default() });
+    let mut opener = Opener::new(vfio.clone(), &arena, clock, cores);
+    let disks = Disks::open(config, &mut opener, &spare)?;
     disks.check_any_served()?;
     let dealt = opener.finish().deal(cores, |core, part| disks.uses(core, cores, part));
-    let mut hardware = dealt.map_err(StartError::Config)?.into_iter();
-    pools.insert(0, Rc::into_inner(first).expect("disks are opened and left"));
+    let (hardware, dealt) = dealt.map_err(StartError::Config)?;
+    let mut hardware = hardware.into_iter();
     let mut threads = Threads::default();
     let mut stages = Vec::new();
     let cache_bytes = config.metadata_cache / disks.shards().max(1);
@@ -60,7 +62,7 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
             processor,
             poll: config.poll,
             clock,
-            pool: pools.remove(0),
+            pool: arena.pool(core),
             seats,
             hardware: hardware.next().unwrap_or_default(),
             portals,
@@ -70,7 +72,17 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
         threads.0.push(thread);
         stages.push(stage);
     }
-    finish(config, clock, events, disks, stages, threads)
+    let pool = Rc::into_inner(spare).expect("disks are opened and left");
+    let late = Late { vfio, arena, pool, dealt };
+    finish(config, clock, events, disks, (stages, threads), late)
+}
+
+/// What disks are opened with that come later.
+struct Late {
+    vfio: Vfio,
+    arena: Arena,
+    pool: Pool,
+    dealt: Vec<Dealt>,
 }
 
 /// Everything after the cores' threads have begun.
@@ -79,8 +91,8 @@ fn finish(
     clock: Clock,
     events: EventLog,
     mut disks: Disks,
-    stages: Vec<Stages>,
-    mut threads: Threads,
+    (stages, mut threads): (Vec<Stages>, Threads),
+    late: Late,
 ) -> Result<NodeHandle, StartError> {
     let (mut wakers, mut listeners) = (Vec::new(), Vec::new());
     for stage in &stages {
@@ -133,9 +145,23 @@ fn finish(
     }
     events.note(Severity::Info, "node.started", format!("node {}", config.name));
     let watch = super::watch::start(disks.watched(&timed), events.clone());
+    let Late { vfio, arena, pool, dealt } = late;
+    let parts = hotplug::Parts {
+        config: config.clone(),
+        clock,
+        vfio,
+        arena,
+        pool,
+        calls: calls.clone(),
+        waker: wakers[0].clone(),
+        registry: registry.clone(),
+        watch,
+        dealt,
+    };
+    let hotplug = hotplug::start(parts, &disks);
     Ok(NodeHandle::new(Inner {
         calls,
-        _watch: watch,
+        hotplug,
         waker: wakers[0].clone(),
         registry,
         events,
@@ -151,7 +177,7 @@ fn tell_offline(disks: &Disks, registry: &Registry, events: &EventLog) {
         registry.set_offline(disk, path);
         let text = format!(
             "disk {path} is not served, nor are the volumes on it ({reason}); the other disks are. \
-             Mend it, then restart the node"
+             It is served as soon as it can be"
         );
         events.note(Severity::Error, "disk.offline", text);
     }
@@ -162,7 +188,7 @@ fn tell_growable(disks: &Disks, events: &EventLog) {
     for (path, more) in disks.growable() {
         let text = format!(
             "disk {path}: its device has room for {} MiB more of data than it uses; to take it, \
-             stop the node and run `basalt disk grow {path}`",
+             stop the node, or take the disk offline, and run `basalt disk grow {path}`",
             more >> 20
         );
         events.note(Severity::Info, "disk.growable", text);
@@ -290,7 +316,7 @@ impl CoreThread {
         let net = Box::new(net);
         let parts = CoreParts { links, pool, net, shards, registry, log, frontend, control, stats };
         let mut core = Core::new(parts);
-        core.set_devices(devices);
+        core.set_devices(devices, &ring);
         run(&mut core, &ring, clock, self.poll);
         core.into_devices().shut_down(&|| clock.now());
     }
@@ -333,11 +359,8 @@ impl Mounter<'_> {
 /// Buffers, in huge pages if there are devices of our own and the operator has reserved some.
 fn arena(config: &NodeConfig) -> Result<Arena, StartError> {
     let is_device = |disk: &DiskConfig| matches!(disk.source, DiskSource::Device { .. });
-    let make = match config.disks.iter().any(is_device) {
-        true => Arena::for_devices,
-        false => Arena::new,
-    };
-    let made = make(config.buffers_per_core, config.cores.len());
+    let try_huge = config.disks.iter().any(is_device);
+    let made = Arena::with_spare(config.buffers_per_core, config.cores.len(), try_huge);
     made.map_err(|error| StartError::System(error.to_string()))
 }
 

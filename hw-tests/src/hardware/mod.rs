@@ -8,9 +8,10 @@ pub(crate) mod ahci;
 mod cuts;
 mod machine;
 mod power;
+pub(crate) mod pulled;
 mod qmp;
 pub(crate) mod rates;
 mod scenarios;
 
 pub(crate) use power::cut;
-pub(crate) use scenarios::{conformance, first, idle, media, pulled, raw, restart};
+pub(crate) use scenarios::{conformance, first, idle, media, raw, restart};

@@ -3,9 +3,11 @@ use crate::core::Devices;
 use crate::disk::ahci::AhciOptions;
 use crate::disk::{Disk, Op, single};
 use crate::dma::{Arena, Pool};
+use crate::pci::PciAddress;
 use crate::sim::ahci::{AhciConfig, EmulatedAhci, EmulatedDrive};
 use crate::uring::Waker;
 use std::cell::Cell;
+use std::sync::Arc;
 
 const TICK: Now = Now::from_micros(500);
 
@@ -38,9 +40,10 @@ impl Bench {
         let seat = single::take_drive(&mut hba, &refused, 0).unwrap();
         let port = seat.attach(Waker::unneeded(), devices.time());
         let disk: Option<Box<dyn Disk>> = Some(Box::new(port.open()));
-        devices.add_controller(Box::new(SataAdapter::new(hba)));
-        devices.add_queue(Box::new(port.clone()));
-        devices.add_controller(Box::new(SataDrive::new(port)));
+        let at: PciAddress = "0000:00:1f.2".parse().unwrap();
+        devices.add_controller(at, Box::new(SataAdapter::new(hba)), Arc::default());
+        devices.add_queue(at, Box::new(port.clone()));
+        devices.add_controller(at, Box::new(SataDrive::new(port)), Arc::default());
         let pool = arena.pool(0);
         Self { ahci, devices, disk, pool, now, events: Vec::new() }
     }

@@ -16,7 +16,8 @@ mod tests;
 
 pub use devices::{DeviceEntry, list_devices};
 pub use open::{
-    Allocation, KernelFile, KernelOptions, OpenError, create_file, extend_file, reserve_file,
+    Allocation, FileId, KernelFile, KernelOptions, OpenError, create_file, extend_file,
+    reserve_file,
 };
 pub use smart::health;
 

@@ -1,7 +1,7 @@
 //! Opening, locking and examining a file or block device.
 
 use super::KernelDisk;
-use super::probe::{DeviceFacts, mount_point};
+use super::probe::{DeviceFacts, DeviceId, mount_point};
 use crate::disk::Info;
 use crate::uring::{FileModes, FileQueue, Ring};
 use rustix::fs::{
@@ -119,6 +119,20 @@ pub struct KernelFile {
     /// Where our part starts.
     base: u64,
     has_failed: Arc<AtomicBool>,
+    id: FileId,
+}
+
+/// Which block device it is, so that its removal is noticed also where nothing is read or written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileId(Option<DeviceId>);
+
+impl FileId {
+    /// Whether the device is still there, and has not been replaced by another one. A regular file
+    /// always is.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.0.as_ref().is_none_or(DeviceId::is_there)
+    }
 }
 
 impl KernelFile {
@@ -148,7 +162,14 @@ impl KernelFile {
         if info.capacity == 0 {
             return Err(OpenError::Empty(path.to_owned()));
         }
-        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed: Arc::default() })
+        let id = FileId(is_device.then(|| DeviceId::of(stat.st_rdev)));
+        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed: Arc::default(), id })
+    }
+
+    /// Which device it is.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id.clone()
     }
 
     /// What the disk is.

@@ -47,6 +47,34 @@ impl DeviceFacts {
     }
 }
 
+/// A block device among all that have had its number since the machine started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeviceId {
+    /// Where sysfs shows it.
+    link: PathBuf,
+    /// What tells it from earlier and later ones of its number, where the kernel counts them.
+    sequence: Option<u64>,
+}
+
+impl DeviceId {
+    pub(super) fn of(device: Dev) -> Self {
+        Self::at(format!("/sys/dev/block/{}:{}", major(device), minor(device)).into())
+    }
+
+    fn at(link: PathBuf) -> Self {
+        // A partition has its disk's.
+        let directory = fs::canonicalize(&link).unwrap_or_else(|_| link.clone());
+        let sequence =
+            number(&directory, "diskseq").or_else(|| number(&directory.join(".."), "diskseq"));
+        Self { link, sequence }
+    }
+
+    /// Whether it is still there.
+    pub(super) fn is_there(&self) -> bool {
+        self.link.exists() && Self::at(self.link.clone()).sequence == self.sequence
+    }
+}
+
 /// The directory of a device in sysfs; need not exist (tmpfs, btrfs, overlay have no device).
 pub(super) fn device_directory(device: Dev) -> PathBuf {
     let path = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
@@ -88,6 +116,24 @@ mod tests {
         let facts = DeviceFacts::read(&queue);
         fs::remove_dir_all(&queue).unwrap();
         facts
+    }
+
+    #[test]
+    fn a_device_is_known_from_its_successors() {
+        let root = std::env::temp_dir().join(format!("device-id-{}", std::process::id()));
+        let disk = root.join("disk");
+        fs::create_dir_all(disk.join("part")).unwrap();
+        fs::write(disk.join("diskseq"), "7\n").unwrap();
+        let whole = DeviceId::at(disk.clone());
+        let link = root.join("link");
+        std::os::unix::fs::symlink(disk.join("part"), &link).unwrap();
+        let part = DeviceId::at(link);
+        assert!(whole.is_there() && part.is_there());
+        assert_eq!((whole.sequence, part.sequence), (Some(7), Some(7)));
+        fs::write(disk.join("diskseq"), "8\n").unwrap();
+        assert!(!whole.is_there() && !part.is_there(), "another one has its number");
+        fs::remove_dir_all(&root).unwrap();
+        assert!(!whole.is_there() && !part.is_there());
     }
 
     #[test]
