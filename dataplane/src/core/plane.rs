@@ -210,7 +210,7 @@ impl Core {
 
     /// Whether something is under way that only the next turn can notice.
     pub(crate) fn must_poll(&self) -> bool {
-        self.devices.must_poll()
+        self.devices.must_poll() || self.paths.shards.must_poll()
     }
 
     /// Whether something is under way at devices of our own.

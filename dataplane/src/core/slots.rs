@@ -85,6 +85,16 @@ impl Slots {
         serving.chain(leaving).sum::<usize>() + self.refused.len()
     }
 
+    /// Whether something is under way that only the next poll of a shard can notice.
+    pub(crate) fn must_poll(&self) -> bool {
+        let of = |(_, moving): &(u16, Moving)| match moving {
+            Moving::Leaving(shard) => shard.must_poll(),
+            Moving::Mounting(_) => true,
+            Moving::Landed(_) => false,
+        };
+        self.serving.iter().flatten().any(Shard::must_poll) || self.moving.iter().any(of)
+    }
+
     /// Shards that serve, with their seats.
     pub(crate) fn serving(&mut self) -> impl Iterator<Item = (&ShardSeat, &mut Shard)> {
         let both = self.seats.iter().zip(&mut self.serving);
@@ -104,6 +114,8 @@ impl Slots {
         }
         for (slot, moving) in &mut self.moving {
             if disks.contains(&self.seats[usize::from(*slot)].disk) {
+                let is_mounting = matches!(moving, Moving::Mounting(_));
+                assert!(!is_mounting, "a disk that comes has come before it leaves");
                 moving.leave();
             }
         }

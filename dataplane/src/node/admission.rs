@@ -161,7 +161,10 @@ impl Control {
         let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
         for name in names {
             let uuid = self.jobs.volumes[&name].record.uuid;
-            let is_it = |(_, record): &(usize, Record)| matches!(record, Record::Volume(volume) if volume.uuid == uuid);
+            let is_it = |(_, record): &(usize, Record)| match record {
+                Record::Volume(volume) => volume.uuid == uuid,
+                Record::Host { .. } | Record::Reservations { .. } => false,
+            };
             let found = entries.iter().position(is_it).map(|at| entries.remove(at).1);
             let Some(Record::Volume(found)) = found else {
                 self.depart(&name, None);
@@ -211,7 +214,7 @@ impl Control {
         is_same
     }
 
-    /// Takes a volume away that its disk no longer has, or has otherwise: then that takes its place.
+    /// Takes a volume away that its disk no longer has, or has otherwise: that takes its place.
     fn depart(&mut self, name: &str, next: Option<(VolumeRecord, Vec<Record>)>) {
         let volume = self.jobs.volumes.get_mut(name).expect("the caller has seen it");
         if volume.is_busy {
@@ -255,7 +258,7 @@ impl Control {
                 return false;
             }
             let is_denied = self.jobs.denied.contains(nqn);
-            if is_denied && !self.jobs.busy_hosts.contains(nqn) {
+            if is_denied {
                 denied.push((nqn.clone(), entry));
             }
             !is_denied
@@ -268,7 +271,10 @@ impl Control {
 
 /// Takes the records of one volume's reservations out.
 fn take_reservations(entries: &mut Vec<(usize, Record)>, of: Uuid) -> Vec<Record> {
-    let is_its = |(_, record): &mut (usize, Record)| matches!(record, Record::Reservations { uuid, .. } if *uuid == of);
+    let is_its = |(_, record): &mut (usize, Record)| match record {
+        Record::Reservations { uuid, .. } => *uuid == of,
+        Record::Host { .. } | Record::Volume(_) => false,
+    };
     entries.extract_if(.., is_its).map(|(_, record)| record).collect()
 }
 

@@ -9,7 +9,7 @@ use super::record::Record;
 use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
 use crate::core::{Clock, Devices, ShardSeat};
-use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, SelfDriven};
+use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, Polling, SelfDriven};
 use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
 use crate::disk::single::Unit;
@@ -248,6 +248,19 @@ impl Disks {
         served.filter_map(|disk| {
             let growable = disk.opened.as_ref()?.growable;
             (growable > 0).then_some((disk.path.as_str(), growable))
+        })
+    }
+
+    /// Disks that are served and that the kernel does not poll though their devices have queues for
+    /// it: their paths, and why.
+    pub(super) fn unpolled(&self) -> impl Iterator<Item = (&str, &str)> {
+        let served = self.0.iter().filter(|disk| disk.offline.is_none());
+        served.filter_map(|disk| match &disk.opened.as_ref()?.media {
+            Media::Kernel(file, _) => match file.polling() {
+                Polling::Refused(why) => Some((disk.path.as_str(), why.as_str())),
+                Polling::No | Polling::Yes => None,
+            },
+            Media::Ram(_) | Media::Device(_) => None,
         })
     }
 

@@ -172,8 +172,8 @@ impl Control {
         }
         for disk in self.disks.iter().filter(|disk| disk.offline.is_some()) {
             let text = format!(
-                "host {nqn} is denied, but disk {} is offline: it takes note when it is back; should \
-                 the node restart before, look at `basalt host list`, and deny the host again",
+                "host {nqn} is denied, but disk {} is offline: it takes note when it is back; \
+                 should the node restart before, look at `basalt host list`, and deny it again",
                 disk.path
             );
             self.events.note(Severity::Warning, "host.denied", text);

@@ -5,8 +5,8 @@
 //! its mailboxes, and its control on the first core, and runs.
 
 use super::control::{Control, ControlParts};
-use super::controllers::{Dealt, Hardware, Opener};
-use super::disks::{Disks, Mounted, Mounter, Source, mount_all};
+use super::controllers::{Hardware, Opener};
+use super::disks::{Disks, Mounted, Mounter, Source, TimedShard, mount_all};
 use super::handle::{Inner, NodeHandle};
 use super::hotplug;
 use super::record::Record;
@@ -73,16 +73,8 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
         stages.push(stage);
     }
     let pool = Rc::into_inner(spare).expect("disks are opened and left");
-    let late = Late { vfio, arena, pool, dealt };
+    let late = hotplug::Late { vfio, arena, pool, dealt };
     finish(config, clock, events, disks, (stages, threads), late)
-}
-
-/// What disks are opened with that come later.
-struct Late {
-    vfio: Vfio,
-    arena: Arena,
-    pool: Pool,
-    dealt: Vec<Dealt>,
 }
 
 /// Everything after the cores' threads have begun.
@@ -92,26 +84,14 @@ fn finish(
     events: EventLog,
     mut disks: Disks,
     (stages, mut threads): (Vec<Stages>, Threads),
-    late: Late,
+    late: hotplug::Late,
 ) -> Result<NodeHandle, StartError> {
-    let (mut wakers, mut listeners) = (Vec::new(), Vec::new());
-    for stage in &stages {
-        let ready = receive(&stage.ready)??;
-        wakers.push(ready.waker);
-        listeners.extend(ready.listeners);
-    }
-    let (mut entries, mut timed) = (Vec::new(), Vec::new());
-    for stage in &stages {
-        let mounted = receive(&stage.mounted)?;
-        entries.extend(mounted.entries);
-        timed.extend(mounted.timed);
-        mounted.failures.into_iter().for_each(|(disk, reason)| disks.fail(disk, reason));
-    }
-    disks.check_any_served()?;
-    entries.retain(|(disk, _)| disks.is_served(*disk));
+    let (wakers, listeners) = ready(&stages)?;
+    let (entries, timed) = mounted(&stages, &mut disks)?;
     let registry = Registry::default();
     tell_offline(&disks, &registry, &events);
     tell_growable(&disks, &events);
+    tell_unpolled(&disks, &events);
     let (calls, inbox) = unbounded();
     let (listeners, addresses): (HashMap<_, _>, Vec<_>) = listeners
         .into_iter()
@@ -145,18 +125,14 @@ fn finish(
     }
     events.note(Severity::Info, "node.started", format!("node {}", config.name));
     let watch = super::watch::start(disks.watched(&timed), events.clone());
-    let Late { vfio, arena, pool, dealt } = late;
     let parts = hotplug::Parts {
         config: config.clone(),
         clock,
-        vfio,
-        arena,
-        pool,
+        late,
         calls: calls.clone(),
         waker: wakers[0].clone(),
         registry: registry.clone(),
         watch,
-        dealt,
     };
     let hotplug = hotplug::start(parts, &disks);
     Ok(NodeHandle::new(Inner {
@@ -170,6 +146,37 @@ fn finish(
         threads: Mutex::new(std::mem::take(&mut threads.0)),
     }))
 }
+
+/// Sockets that hosts connect to, and their addresses.
+type Listeners = Vec<(ListenerId, SocketAddr)>;
+
+/// What wakes each core, and what the first one listens on.
+fn ready(stages: &[Stages]) -> Result<(Vec<Waker>, Listeners), StartError> {
+    let (mut wakers, mut listeners) = (Vec::new(), Vec::new());
+    for stage in stages {
+        let ready = receive(&stage.ready)??;
+        wakers.push(ready.waker);
+        listeners.extend(ready.listeners);
+    }
+    Ok((wakers, listeners))
+}
+
+/// What the cores have found on the disks that can be served, and how long these take.
+fn mounted(stages: &[Stages], disks: &mut Disks) -> Result<Found, StartError> {
+    let (mut entries, mut timed) = (Vec::new(), Vec::new());
+    for stage in stages {
+        let mounted = receive(&stage.mounted)?;
+        entries.extend(mounted.entries);
+        timed.extend(mounted.timed);
+        mounted.failures.into_iter().for_each(|(disk, reason)| disks.fail(disk, reason));
+    }
+    disks.check_any_served()?;
+    entries.retain(|(disk, _)| disks.is_served(*disk));
+    Ok((entries, timed))
+}
+
+/// Catalogue entries with the numbers of their disks, and latencies of shards.
+type Found = (Vec<(usize, Record)>, Vec<TimedShard>);
 
 /// Tells the operator of disks that are left out.
 fn tell_offline(disks: &Disks, registry: &Registry, events: &EventLog) {
@@ -192,6 +199,14 @@ fn tell_growable(disks: &Disks, events: &EventLog) {
             more >> 20
         );
         events.note(Severity::Info, "disk.growable", text);
+    }
+}
+
+/// Tells the operator of disks that the kernel does not poll though it could.
+fn tell_unpolled(disks: &Disks, events: &EventLog) {
+    for (path, why) in disks.unpolled() {
+        let text = format!("disk {path} is driven with interrupts: {why}");
+        events.note(Severity::Warning, "disk.unpolled", text);
     }
 }
 
@@ -244,7 +259,7 @@ struct Stages {
 /// After the first stage.
 struct Ready {
     waker: Waker,
-    listeners: Vec<(ListenerId, SocketAddr)>,
+    listeners: Listeners,
 }
 
 /// What a core runs with.

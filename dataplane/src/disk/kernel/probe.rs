@@ -14,6 +14,8 @@ pub(super) struct DeviceFacts {
     pub(super) fua: bool,
     pub(super) deallocate: bool,
     pub(super) rotational: bool,
+    /// Whether the kernel can poll it: it has queues without interrupts.
+    pub(super) io_poll: bool,
 }
 
 impl DeviceFacts {
@@ -23,6 +25,7 @@ impl DeviceFacts {
         fua: false,
         deallocate: false,
         rotational: false,
+        io_poll: false,
     };
 
     /// Of the device with this number, or of the disk that it is a partition of.
@@ -43,6 +46,7 @@ impl DeviceFacts {
             deallocate: number::<u64>(queue, "discard_max_bytes").unwrap_or(0) > 0
                 && number::<u64>(queue, "write_zeroes_max_bytes").unwrap_or(0) > 0,
             rotational: number::<u32>(queue, "rotational") == Some(1),
+            io_poll: number::<u32>(queue, "io_poll") == Some(1),
         }
     }
 }
@@ -153,6 +157,7 @@ mod tests {
                 ("discard_max_bytes", "2199023255040"),
                 ("write_zeroes_max_bytes", "2199023255040"),
                 ("rotational", "1"),
+                ("io_poll", "1"),
             ],
         );
         let expected = DeviceFacts {
@@ -161,6 +166,7 @@ mod tests {
             fua: true,
             deallocate: true,
             rotational: true,
+            io_poll: true,
         };
         assert_eq!(told, expected);
         let zeroes_only = facts("zeroes", &[("write_zeroes_max_bytes", "1"), ("fua", "0")]);

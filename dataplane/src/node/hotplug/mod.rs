@@ -58,13 +58,18 @@ pub(super) struct Ask {
 pub(super) struct Parts {
     pub(super) config: NodeConfig,
     pub(super) clock: Clock,
-    pub(super) vfio: Vfio,
-    pub(super) arena: Arena,
-    pub(super) pool: Pool,
+    pub(super) late: Late,
     pub(super) calls: Sender<Call>,
     pub(super) waker: Waker,
     pub(super) registry: Registry,
     pub(super) watch: Sender<Watched>,
+}
+
+/// What disks are opened with that come later; and the controllers that the cores have.
+pub(super) struct Late {
+    pub(super) vfio: Vfio,
+    pub(super) arena: Arena,
+    pub(super) pool: Pool,
     pub(super) dealt: Vec<Dealt>,
 }
 
@@ -97,9 +102,13 @@ fn units(parts: &Parts, disks: &Disks) -> Vec<Unit> {
         }
     }
     for unit in &mut units {
-        let dealt = parts.dealt.iter().find(|dealt| Some(dealt.address) == unit.device);
+        let dealt = parts.late.dealt.iter().find(|dealt| Some(dealt.address) == unit.device);
         if unit.disks.iter().any(|disk| disks.is_served(*disk)) {
             unit.serve(disks, dealt);
+        } else if dealt.is_some() {
+            // The cores have a controller none of whose disks can be used.
+            let of_it = disks.offline().filter(|(disk, ..)| unit.disks.contains(disk));
+            unit.idle = of_it.map(|(disk, _, reason)| (disk, reason.to_owned())).collect();
         }
     }
     units
@@ -123,7 +132,8 @@ struct Hotplug {
 
 impl Hotplug {
     fn new(parts: Parts, units: Vec<Unit>, known: Vec<Option<Known>>) -> Self {
-        let Parts { config, clock, vfio, arena, pool, calls, waker, registry, watch, .. } = parts;
+        let Parts { config, clock, late, calls, waker, registry, watch } = parts;
+        let Late { vfio, arena, pool, .. } = late;
         let (pool, machine) = (Rc::new(pool), Machine::this());
         Self {
             config,
@@ -215,6 +225,11 @@ impl Hotplug {
                 Err(error) if error.is_disconnected() => self.units[unit].left(now),
                 Err(_) => {}
             },
+            State::Away if !self.units[unit].idle.is_empty() => {
+                let unit = &mut self.units[unit];
+                let idle = std::mem::take(&mut unit.idle);
+                unit.state = State::Leaving(retire(&self.calls, &self.waker, idle, unit.device));
+            }
             State::Away | State::Held => self.find(unit, now),
             State::Arriving(arriving) => {
                 let landed = match arriving.answer.try_recv() {

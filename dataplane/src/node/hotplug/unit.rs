@@ -22,6 +22,8 @@ pub(super) struct Unit {
     pub(super) disks: Vec<usize>,
     pub(super) device: Option<PciAddress>,
     pub(super) state: State,
+    /// Disks of a controller that the cores have had from the start and make nothing of, and why.
+    pub(super) idle: Vec<(usize, String)>,
     /// What is served, while it is.
     holds: Holds,
     /// How it looked at the last attempt.
@@ -66,6 +68,7 @@ impl Unit {
             disks: vec![disk],
             device,
             state: State::Away,
+            idle: Vec::new(),
             holds: Holds::default(),
             seen: None,
             next: Duration::ZERO,
@@ -178,5 +181,79 @@ impl Unit {
         if let Some((_, answer)) = self.asked.take_if(|(asked, _)| *asked == wish) {
             let _ = answer.send(outcome);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::bounded;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn served(drives: usize) -> (Unit, Lost, Vec<Lost>) {
+        let mut unit = Unit::new(0, Some("0000:01:00.0".parse().unwrap()));
+        let controller = Lost::default();
+        let drives: Vec<Lost> = (0..drives).map(|_| Lost::default()).collect();
+        unit.state = State::Serving;
+        let (lost, files) = (Some(controller.clone()), Vec::new());
+        unit.holds = Holds { controller: lost, drives: drives.clone(), files };
+        (unit, controller, drives)
+    }
+
+    #[test]
+    fn a_unit_leaves_when_nothing_of_it_is_driven_any_more() {
+        let (unit, controller, _) = served(0);
+        assert_eq!(unit.leaves(), None);
+        controller.store(true, Ordering::Relaxed);
+        assert!(unit.leaves().is_some_and(|why| why.contains("lost")));
+        let (unit, _, drives) = served(2);
+        drives[0].store(true, Ordering::Relaxed);
+        assert_eq!(unit.leaves(), None, "the adapter has another drive");
+        drives[1].store(true, Ordering::Relaxed);
+        assert!(unit.leaves().is_some());
+    }
+
+    #[test]
+    fn what_is_missing_is_waited_for_and_what_is_there_is_tried_ever_less() {
+        let mut unit = Unit::new(0, None);
+        let missing: Sight = Err("it is not there".into());
+        assert!(unit.is_due(&missing, Duration::ZERO), "to say so");
+        assert!(!unit.is_due(&missing, MINUTE * 60), "once");
+        let (mut now, mut tried) = (MINUTE * 60, Vec::new());
+        let end = now + MINUTE * 10;
+        while now < end {
+            if unit.is_due(&Ok(()), now) {
+                tried.push(now);
+            }
+            now += Duration::from_secs(1);
+        }
+        let pauses: Vec<Duration> = tried.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!((tried[0], pauses[0]), (MINUTE * 60, PAUSE_MIN), "at once");
+        assert!(pauses.is_sorted() && pauses.iter().all(|pause| *pause <= MINUTE), "{pauses:?}");
+        assert_eq!(*pauses.last().unwrap(), MINUTE);
+        assert!(unit.is_due(&missing, now) && unit.is_due(&Ok(()), now), "it was put in again");
+        assert!(!unit.is_due(&Ok(()), now + Duration::from_secs(1)));
+        unit.ask(Wish::Online, bounded(1).0);
+        assert!(unit.is_due(&Ok(()), now + Duration::from_secs(1)), "the operator wants it now");
+    }
+
+    #[test]
+    fn orders_are_answered_when_they_have_been_carried_out() {
+        let (mut unit, ..) = served(0);
+        let (answer, answers) = bounded(1);
+        unit.ask(Wish::Offline, answer);
+        assert!(unit.leaves().is_some() && unit.is_moving());
+        unit.state = State::Leaving(bounded(1).1);
+        assert!(answers.is_empty());
+        unit.left(Duration::ZERO);
+        assert!(answers.try_recv().unwrap().is_ok());
+        assert!(unit.state == State::Held && !unit.is_due(&Ok(()), MINUTE), "it is left alone");
+        let (answer, answers) = bounded(1);
+        unit.ask(Wish::Online, answer);
+        assert!(unit.is_due(&Ok(()), MINUTE));
+        unit.refused("it is another disk");
+        let Err(CommandError::Disk(text)) = answers.try_recv().unwrap() else { panic!("served") };
+        assert!(text.contains("another disk") && unit.state == State::Away, "{text}");
     }
 }
