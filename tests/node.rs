@@ -17,6 +17,11 @@ use storage_spec::nvme::status::Status;
 #[path = "../dataplane/src/node/tests/host.rs"]
 mod host;
 
+/// Disks that go and come under a running node.
+#[cfg(test)]
+#[path = "node/hotplug.rs"]
+mod hotplug;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
 /// Longest wait for anything, so that a stuck node fails the test.
 const PATIENCE: Duration = Duration::from_secs(60);

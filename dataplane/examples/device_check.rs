@@ -2,7 +2,8 @@
 //!
 //! - `raw`: VFIO alone, on an NVMe controller: registers, memory, an interrupt, reset, and the same
 //!   again after the device was given back.
-//! - `conformance`: the suite of every driver, on each namespace or drive in turn: `ADDRESS/N...`.
+//! - `conformance`: the suite of every driver, on each namespace or drive in turn, `ADDRESS/N...`,
+//!   or on block devices, `/dev/...`.
 //! - `rate DISK DEPTH SECONDS`: random reads of 4 KiB; prints how many in a second.
 //! - `fill DISK BYTES`: writes that much from the start; `trim DISK BYTES` deallocates it.
 //! - `scan`: reads a namespace in 4 KiB and prints the offsets that cannot be read.
@@ -13,15 +14,18 @@
 //! Run by the machine tests, in a guest whose IOMMU would tell of any access that is not right.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test program on real time")]
 
+use dataplane::disk::kernel::{KernelFile, KernelOptions, SelfDriven};
 use dataplane::disk::single::{self, Unit};
 use dataplane::disk::{Disk, Error, Op, WriteData, conformance};
 use dataplane::dma::Arena;
 use dataplane::hardware::{Device, Interrupt, Presence, Registers, ResetError};
 use dataplane::pci::{ControllerKind, Machine};
+use dataplane::uring::{Ring, RingOptions};
 use dataplane::vfio::{Options, Vfio, VfioDevice};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Registers of an NVMe controller (NVM Express Base 2.1, 3.1.4).
@@ -128,6 +132,16 @@ fn audit(disk: &str, blocks: u64) {
 }
 
 fn conform(name: &str) {
+    if name.starts_with("/dev/") {
+        let options = KernelOptions::default();
+        let file = KernelFile::open(Path::new(name), &options).unwrap_or_else(|e| panic!("{e}"));
+        println!("polling: {:?}", file.polling());
+        conformance::run(&mut || {
+            Box::new(SelfDriven::new(&file, Ring::new(RingOptions::default()).unwrap()))
+        });
+        println!("conformance of {name}: passed");
+        return;
+    }
     let vfio = Vfio::new(Options::default());
     conformance::run_with_arena(&mut |arena| disk(&vfio, name, arena));
     println!("conformance of {name}: passed");

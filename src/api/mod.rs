@@ -102,6 +102,14 @@ pub struct Host {
     pub chap: Option<Chap>,
 }
 
+/// A disk to serve, or to let go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskName {
+    /// As the node calls it: its path, or `pci:ADDRESS/N`.
+    pub disk: String,
+}
+
 /// Answer to a request that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {

@@ -1,7 +1,8 @@
 //! What each path does. A node's calls block, so that they run on the runtime's blocking threads.
 
 use super::{
-    EVENTS_MAX, ErrorBody, ErrorText, Host, NewVolume, NodeInfo, VolumeChange, WAIT_MS_MAX,
+    DiskName, EVENTS_MAX, ErrorBody, ErrorText, Host, NewVolume, NodeInfo, VolumeChange,
+    WAIT_MS_MAX,
 };
 use crate::config::{check_iqn, check_name, check_nqn};
 use crate::metrics;
@@ -11,7 +12,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use dataplane::node::{Answer, Command, CommandError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub fn router(node: Arc<dyn Node>, info: NodeInfo) -> Router {
         .route("/v1/volumes/{name}", get(show_volume).patch(change_volume).delete(delete_volume))
         .route("/v1/hosts", get(list_hosts).post(allow_host).delete(deny_host))
         .route("/v1/disks", get(list_disks))
+        .route("/v1/disks/online", post(online_disk))
+        .route("/v1/disks/offline", post(offline_disk))
         .route("/v1/connections", get(list_connections))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
@@ -172,6 +175,20 @@ struct NamedHost {
 
 async fn list_disks(State(this): State<Context>) -> Response {
     this.answer(Command::ListDisks).await
+}
+
+async fn online_disk(State(this): State<Context>, body: Bytes) -> Response {
+    match read::<DiskName>(&body) {
+        Ok(DiskName { disk }) => this.answer(Command::OnlineDisk { disk }).await,
+        Err(why) => fail("invalid", why),
+    }
+}
+
+async fn offline_disk(State(this): State<Context>, body: Bytes) -> Response {
+    match read::<DiskName>(&body) {
+        Ok(DiskName { disk }) => this.answer(Command::OfflineDisk { disk }).await,
+        Err(why) => fail("invalid", why),
+    }
 }
 
 async fn list_connections(State(this): State<Context>) -> Response {

@@ -109,6 +109,15 @@ fn hosts_disks_connections_counters() {
     let _: Value = client.request(Method::DELETE, &path, NO_BODY).expect("denied");
     assert_eq!(client.get::<Vec<HostInfo>>("/v1/hosts").expect("list")[0].nqn, "*");
     assert_eq!(client.get::<Vec<DiskInfo>>("/v1/disks").expect("list")[0].free, 5);
+    let disk = json!({"disk": "/dev/x"});
+    let _: Value = client.request(Method::POST, "/v1/disks/offline", Some(&disk)).expect("done");
+    assert_eq!(
+        client.get::<Vec<NodeEvent>>("/v1/events").expect("events")[0].text,
+        "/dev/x is offline"
+    );
+    refused(client.request::<Value>(Method::POST, "/v1/disks/online", Some(&disk)), "/dev/x");
+    let other = json!({"path": "/dev/x"});
+    refused(client.request::<Value>(Method::POST, "/v1/disks/online", Some(&other)), "unknown");
     assert_eq!(client.get::<Vec<ConnectionInfo>>("/v1/connections").expect("list")[0].id, 7);
     assert_eq!(client.get::<Snapshot>("/v1/counters").expect("counters").cores[0].turns, 9);
     assert_eq!(client.get::<NodeInfo>("/v1/node").expect("node").name, "n");

@@ -1,4 +1,4 @@
-//! `basalt disk`: work on disks without a node.
+//! `basalt disk`: work on disks, most of it without a node.
 //!
 //! What may hold somebody's data is left alone unless the user insists; what is mounted or
 //! otherwise in use is left alone always.
@@ -10,6 +10,7 @@ mod flush;
 mod grow;
 mod list;
 mod medium;
+mod serving;
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure};
@@ -50,6 +51,11 @@ pub enum Command {
     /// Find out, by cutting the power, whether a drive keeps what it said that it flushed
     #[command(subcommand)]
     CheckFlush(flush::Command),
+    /// Have the running node serve a disk that is offline or has failed
+    Online(serving::Which),
+    /// Have the running node settle a disk and let it go, so that it may be pulled, grown, or
+    /// unbound; the requests of hosts to its volumes fail meanwhile
+    Offline(serving::Which),
     /// Verify every structure and every checksum of a disk that no node runs on; writes nothing
     Check(CheckOptions),
 }
@@ -125,6 +131,8 @@ pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
         Command::Bind(options) => bind::bind(options, global.output),
         Command::Unbind(options) => bind::unbind(options, global.output),
         Command::Identify(options) => bind::identify(options, global.output),
+        Command::Online(which) => serving::online(which, global),
+        Command::Offline(which) => serving::offline(which, global),
         Command::Check(options) => check(options, global.output),
         Command::CheckFlush(command) => flush::run(command, global.output),
     }

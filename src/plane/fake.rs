@@ -41,6 +41,11 @@ impl Fake {
         });
     }
 
+    fn offline(&self, disk: &str) -> Answer {
+        self.event(&format!("{disk} is offline"));
+        Answer::Done
+    }
+
     fn ping(&self) -> Answer {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         while self.is_stalled.load(Ordering::Relaxed) {
@@ -146,6 +151,8 @@ impl Node for Fake {
                 state: "ok".to_owned(),
                 reason: None,
             }])),
+            Command::OnlineDisk { disk } => Err(missing(&disk)),
+            Command::OfflineDisk { disk } => Ok(self.offline(&disk)),
             Command::Ping => Ok(self.ping()),
             Command::ListConnections => Ok(Answer::Connections(vec![ConnectionInfo {
                 id: 7,

@@ -4,8 +4,11 @@ use crate::disk::health::Health;
 use crate::disk::nvme::{NvmeController, NvmeEvent, NvmeQueue};
 use crate::hardware::{CoreTime, Device, Interrupt, Registers};
 use crate::node::{HealthWatch, Severity};
+use crate::pci::PciAddress;
 use crate::uring::{Alarm, Ring};
 use nvmeof_target::io::Now;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A controller at home on this core, or a drive of one that belongs to one core as a whole.
 pub(crate) trait Controller {
@@ -32,6 +35,9 @@ pub(crate) trait Controller {
 
     /// Whether it has ended.
     fn has_ended(&self) -> bool;
+
+    /// Whether it ended by itself, and is driven no more.
+    fn is_lost(&self) -> bool;
 }
 
 /// A queue of a controller, on this core.
@@ -45,8 +51,18 @@ pub(crate) trait HardwareQueue {
     }
 }
 
+/// A controller or drive, and what is known of it elsewhere.
+struct ControllerSeat {
+    device: PciAddress,
+    controller: Box<dyn Controller>,
+    watch: HealthWatch,
+    /// Set when it is driven no more.
+    lost: Arc<AtomicBool>,
+}
+
 /// A queue, and what ends a sleep when it has something.
 struct QueueSeat {
+    device: PciAddress,
     queue: Box<dyn HardwareQueue>,
     bell: Option<Bell>,
 }
@@ -62,7 +78,7 @@ struct Bell {
 #[derive(Default)]
 pub(crate) struct Devices {
     time: CoreTime,
-    controllers: Vec<(Box<dyn Controller>, HealthWatch)>,
+    controllers: Vec<ControllerSeat>,
     queues: Vec<QueueSeat>,
 }
 
@@ -72,19 +88,26 @@ impl Devices {
         self.time.clone()
     }
 
-    pub(crate) fn add_controller(&mut self, controller: Box<dyn Controller>) {
+    /// Adds a controller of a device, or a drive on it. `lost` is set when it is driven no more.
+    pub(crate) fn add_controller(
+        &mut self,
+        device: PciAddress,
+        controller: Box<dyn Controller>,
+        lost: Arc<AtomicBool>,
+    ) {
         let watch = HealthWatch::new(controller.name());
-        self.controllers.push((controller, watch));
+        self.controllers.push(ControllerSeat { device, controller, watch, lost });
     }
 
     /// Adds a queue for whose end the core has to poll.
-    pub(crate) fn add_queue(&mut self, queue: Box<dyn HardwareQueue>) {
-        self.queues.push(QueueSeat { queue, bell: None });
+    pub(crate) fn add_queue(&mut self, device: PciAddress, queue: Box<dyn HardwareQueue>) {
+        self.queues.push(QueueSeat { device, queue, bell: None });
     }
 
     /// Adds a queue with an interrupt that ends sleeps in `ring`.
     pub(crate) fn add_interrupting(
         &mut self,
+        device: PciAddress,
         queue: Box<dyn HardwareQueue>,
         interrupt: Box<dyn Interrupt>,
         ring: &Ring,
@@ -92,7 +115,7 @@ impl Devices {
         // Without a descriptor for it the core polls.
         let alarm = Alarm::new(ring, interrupt.fd()).ok();
         let bell = alarm.map(|alarm| Bell { interrupt, alarm, is_armed: false });
-        self.queues.push(QueueSeat { queue, bell });
+        self.queues.push(QueueSeat { device, queue, bell });
     }
 
     /// Sets the time, and advances the controllers. `note` hears of what happened.
@@ -105,7 +128,7 @@ impl Devices {
             bell.alarm.take();
         }
         let mut worked = false;
-        for (controller, watch) in &mut self.controllers {
+        for ControllerSeat { controller, watch, lost, .. } in &mut self.controllers {
             worked |= controller.poll(now);
             while let Some((severity, kind, text)) = controller.next_event() {
                 let text = format!("{} {}: {text}", controller.what(), controller.name());
@@ -114,13 +137,16 @@ impl Devices {
             if let Some(health) = controller.health() {
                 watch.see(health, note);
             }
+            if controller.is_lost() && !lost.load(Ordering::Relaxed) {
+                lost.store(true, Ordering::Relaxed);
+            }
         }
         worked
     }
 
     /// When the next turn is due for them.
     pub(crate) fn deadline(&self, now: Now) -> Option<Now> {
-        self.controllers.iter().filter_map(|(controller, _)| controller.deadline(now)).min()
+        self.controllers.iter().filter_map(|seat| seat.controller.deadline(now)).min()
     }
 
     /// Whether something is in flight that comes back by polling alone: the core must not sleep.
@@ -160,15 +186,30 @@ impl Devices {
         }
     }
 
+    /// Begins to let go of a device, whose disks have left every core.
+    pub(crate) fn release(&mut self, device: PciAddress) {
+        self.queues.retain(|seat| seat.device != device);
+        let now = self.time.now();
+        for seat in self.controllers.iter_mut().filter(|seat| seat.device == device) {
+            seat.controller.shut_down(now);
+        }
+    }
+
+    /// Whether that is done.
+    pub(crate) fn is_released(&mut self, device: PciAddress) -> bool {
+        self.controllers.retain(|seat| seat.device != device || !seat.controller.has_ended());
+        !self.controllers.iter().any(|seat| seat.device == device)
+    }
+
     /// Ends the controllers, each in the time that it takes, once nobody uses their queues any
     /// more on this core. `now` tells the time.
     pub(crate) fn shut_down(&mut self, now: &dyn Fn() -> Now) {
         self.queues.clear();
-        for (controller, _) in &mut self.controllers {
-            controller.shut_down(now());
+        for seat in &mut self.controllers {
+            seat.controller.shut_down(now());
         }
         let note = &mut |_: Severity, _: &str, _: String| {};
-        while self.controllers.iter().any(|(controller, _)| !controller.has_ended()) {
+        while self.controllers.iter().any(|seat| !seat.controller.has_ended()) {
             self.poll(now(), note);
             std::thread::yield_now();
         }
@@ -227,6 +268,10 @@ impl<D: Device> Controller for NvmeController<D> {
 
     fn has_ended(&self) -> bool {
         self.end().is_some()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.end().is_some_and(|why| why.is_some())
     }
 }
 

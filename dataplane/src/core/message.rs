@@ -1,11 +1,19 @@
 //! What cores say to each other.
 
+use super::Devices;
+use super::ShardSeat;
+use super::slots::Landed;
+use crate::dma::Pool;
 use crate::frontend::{Connection, Event};
 use crate::net::Handoff;
-use crate::store::{self, Completion, VolumeId};
+use crate::pci::PciAddress;
+use crate::store::{self, Completion, Mounting, VolumeId};
+use crate::uring::Ring;
 use crate::volume::{Piece, Route};
 use iscsi_target::seam::Order;
 use nvmeof_target::seam::{CommandErrors, Namespaces, Reply, Slot};
+use std::rc::Rc;
+use std::sync::Arc;
 use target_io::{ConnectionId, VolumeIndex};
 
 /// One message. Between two cores they arrive in the order in which they were sent.
@@ -51,6 +59,16 @@ pub(crate) enum Message {
     Command { shard: u16, token: u64, command: ShardCommand },
     /// To the control core: the answer.
     Shard { token: u64, reply: ShardReply },
+    /// Have the shards of these disks leave. Answered by `Shard` when nothing of them is left.
+    Retire { token: u64, disks: Arc<[usize]> },
+    /// Let go of a device, whose disks have left every core. Answered by `Shard` when it is done.
+    Release { token: u64, device: PciAddress },
+    /// Shards come. Answered by `Landed` when they are recovered, or could not be.
+    Arrive { token: u64, arrival: Box<dyn Arrival> },
+    /// To the control core: the answer.
+    Landed { token: u64, core: u16, shards: Vec<Landed> },
+    /// Have the shards of a disk serve that have come.
+    Serve { disk: usize },
     /// Close every connection and await what is in flight. Answered by `Quiet`.
     Quiesce,
     /// To the control core: no request of this core is in flight.
@@ -61,6 +79,18 @@ pub(crate) enum Message {
     Settled { clean: bool },
     /// Leave the loop.
     Stop,
+}
+
+/// Shards for one core, with the hardware that they need.
+pub(crate) trait Arrival: Send {
+    /// Puts the hardware on the calling core, and begins to mount the shards. `ring` is that of
+    /// its thread.
+    fn begin(
+        self: Box<Self>,
+        devices: &mut Devices,
+        ring: Option<&Ring>,
+        pool: &Rc<Pool>,
+    ) -> Vec<(ShardSeat, Mounting)>;
 }
 
 /// A connection between two cores.

@@ -1,11 +1,14 @@
 //! What one core does in one turn. The reactor calls it on real time, the simulator on its own.
 
+use super::slots::Slots;
 use super::{Adopted, Devices, Links, Message, ShardCommand, ShardReply};
 use crate::dma::Pool;
 use crate::frontend::{Event, Frontend, Post, Surrounding};
 use crate::net::{Event as NetEvent, Net};
 use crate::node::{Control, DiskCounters, EventLog, Registry};
+use crate::pci::PciAddress;
 use crate::store::{Completion, Shard, VolumeId};
+use crate::uring::Ring;
 use crate::volume::{Around, Outbound, Piece, Requests, Routes, ShardAddress, add};
 use iscsi_target::seam::Order;
 use std::rc::Rc;
@@ -79,11 +82,12 @@ pub(crate) struct Core {
     routes: Routes,
     paths: Paths,
     control: Option<Control>,
-    seats: Vec<ShardSeat>,
     registry: Registry,
     log: EventLog,
     stats: Arc<CoreStats>,
     devices: Devices,
+    /// For disks that come while the core runs.
+    ring: Option<Ring>,
     phase: Phase,
     events: Vec<NetEvent>,
     messages: Vec<Message>,
@@ -92,18 +96,27 @@ pub(crate) struct Core {
     drops: Vec<(u16, u64, VolumeId)>,
     /// Tokens of routes taken away while pieces may still wait for room in a mailbox.
     removals: Vec<u64>,
+    /// Disks that leave and come, and devices that are let go.
+    moves: Vec<Move>,
+}
+
+/// A disk that leaves or comes, or a device that is let go, and who is to hear when it has.
+enum Move {
+    Retire { token: u64, disks: Arc<[usize]> },
+    Release { token: u64, device: PciAddress },
+    Arrive { token: u64 },
 }
 
 /// The ways to the shards: here, and by mailbox.
 struct Paths {
-    shards: Vec<Shard>,
+    shards: Slots,
     links: Links,
 }
 
 impl Outbound for Paths {
     fn dispatch(&mut self, address: ShardAddress, piece: Piece) {
         if address.core == self.links.core() {
-            self.shards[usize::from(address.shard)].submit(piece.tag, piece.request);
+            self.shards.submit(address.shard, piece);
         } else {
             self.links.send(address.core, Message::Piece { shard: address.shard, piece });
         }
@@ -134,7 +147,7 @@ macro_rules! surrounding {
 impl Core {
     pub(crate) fn new(parts: CoreParts) -> Self {
         let CoreParts { links, pool, net, shards, registry, log, frontend, control, stats } = parts;
-        let (seats, shards) = shards.into_iter().unzip();
+        let shards = Slots::new(shards);
         Self {
             net,
             frontend,
@@ -143,23 +156,25 @@ impl Core {
             routes: Routes::default(),
             paths: Paths { shards, links },
             control,
-            seats,
             registry,
             log,
             stats,
             devices: Devices::default(),
+            ring: None,
             phase: Phase::Running,
             events: Vec::with_capacity(256),
             messages: Vec::with_capacity(256),
             completions: Vec::with_capacity(256),
             drops: Vec::new(),
             removals: Vec::new(),
+            moves: Vec::new(),
         }
     }
 
-    /// Gives the core hardware to drive.
-    pub(crate) fn set_devices(&mut self, devices: Devices) {
+    /// Gives the core hardware to drive, and the ring of its thread.
+    pub(crate) fn set_devices(&mut self, devices: Devices, ring: &Ring) {
         self.devices = devices;
+        self.ring = Some(ring.clone());
     }
 
     /// What is left when the core has stopped.
@@ -180,6 +195,7 @@ impl Core {
         worked |= self.frontend.flush(surrounding!(self, now));
         self.paths.links.flush();
         self.confirm_removals(now);
+        worked |= self.end_moves(now);
         self.advance_phase();
         add(&self.stats.turns, 1);
         add(&self.stats.busy_turns, u64::from(worked));
@@ -195,7 +211,7 @@ impl Core {
 
     /// Whether something is under way that only the next turn can notice.
     pub(crate) fn must_poll(&self) -> bool {
-        self.devices.must_poll()
+        self.devices.must_poll() || self.paths.shards.must_poll()
     }
 
     /// Whether something is under way at devices of our own.
@@ -226,7 +242,7 @@ impl Core {
 
     /// Requests that shards of this core are working on.
     pub(crate) fn in_flight(&self) -> usize {
-        self.paths.shards.iter().map(Shard::in_flight).sum()
+        self.paths.shards.in_flight()
     }
 
     /// Whether the core has left its last turn.
@@ -256,7 +272,7 @@ impl Core {
         store(&self.stats.commands, counters.commands);
         store(&self.stats.digest_second_passes, counters.digest_second_passes);
         store(&self.stats.digest_errors, counters.digest_errors);
-        for (seat, shard) in self.seats.iter().zip(&mut self.paths.shards) {
+        for (seat, shard) in self.paths.shards.serving() {
             while let Some(event) = shard.next_event() {
                 self.log.note_shard(&seat.path, seat.shard, event);
             }
@@ -279,7 +295,10 @@ impl Core {
         }
         self.messages = messages;
         for (shard, tag, volume) in std::mem::take(&mut self.drops) {
-            self.shard(shard).drop_volume(tag, volume);
+            match self.paths.shards.get(shard) {
+                Some(shard) => shard.drop_volume(tag, volume),
+                None => self.refuse(tag & !MANAGEMENT, now),
+            }
         }
         any
     }
@@ -299,7 +318,7 @@ impl Core {
         let mut completions = std::mem::take(&mut self.completions);
         let mut worked = false;
         for index in 0..self.paths.shards.len() {
-            let shard = &mut self.paths.shards[index];
+            let Some(shard) = self.paths.shards.get(index as u16) else { continue };
             for _ in 0..SHARD_POLLS {
                 shard.poll(now, &mut completions);
                 if !completions.is_empty() || shard.in_flight() == 0 {
@@ -310,6 +329,18 @@ impl Core {
             for completion in completions.drain(..) {
                 self.on_completion(completion, now);
             }
+        }
+        if self.paths.shards.is_moving() {
+            let log = &self.log;
+            let note = &mut |seat: &ShardSeat, event| log.note_shard(&seat.path, seat.shard, event);
+            worked |= self.paths.shards.advance(now, &mut completions, note);
+            for completion in completions.drain(..) {
+                self.on_completion(completion, now);
+            }
+        }
+        while let Some(refused) = self.paths.shards.take_refused() {
+            worked = true;
+            self.on_completion(refused, now);
         }
         self.completions = completions;
         self.deliver_outcomes(now);
@@ -375,7 +406,7 @@ impl Core {
     fn on_message(&mut self, message: Message, now: Now) {
         match message {
             Message::Piece { shard, piece } => {
-                self.paths.shards[usize::from(shard)].submit(piece.tag, piece.request);
+                self.paths.shards.submit(shard, piece);
             }
             Message::Done(completion) => self.complete(completion, now),
             Message::Adopt(adopted) => self.adopt(*adopted, now),
@@ -421,10 +452,14 @@ impl Core {
                 self.phase = Phase::Quiescing;
             }
             Message::Settle => {
-                self.paths.shards.iter_mut().for_each(Shard::shutdown);
+                self.paths.shards.shut_down();
                 self.phase = Phase::Settling;
             }
             Message::Stop => self.phase = Phase::Stopped,
+            Message::Retire { .. }
+            | Message::Release { .. }
+            | Message::Arrive { .. }
+            | Message::Serve { .. } => self.begin_move(message),
             Message::Event { connection, event } => self.forward_event(connection, event, now),
             Message::Closed(_)
             | Message::Errors { .. }
@@ -432,6 +467,7 @@ impl Core {
             | Message::Aborted { .. }
             | Message::Drained { .. }
             | Message::Shard { .. }
+            | Message::Landed { .. }
             | Message::Quiet
             | Message::Settled { .. } => self.tell_control(message, now),
         }
@@ -468,21 +504,26 @@ impl Core {
 
     fn command(&mut self, shard: u16, token: u64, command: ShardCommand, now: Now) {
         let tag = MANAGEMENT | token;
-        match command {
-            ShardCommand::Put { key, value } => {
-                self.shard(shard).catalogue_put(tag, &key, &value);
+        let slot = self.paths.shards.get(shard);
+        match (command, slot) {
+            (ShardCommand::Put { key, value }, Some(shard)) => {
+                shard.catalogue_put(tag, &key, &value);
             }
-            ShardCommand::Delete { key } => self.shard(shard).catalogue_delete(tag, &key),
-            ShardCommand::Drop(volume) => self.drops.push((shard, tag, volume)),
-            ShardCommand::Usage(volume) => {
-                let reply = ShardReply::Usage(self.shard(shard).volume_usage(volume));
+            (ShardCommand::Delete { key }, Some(shard)) => shard.catalogue_delete(tag, &key),
+            (ShardCommand::Drop(volume), _) => self.drops.push((shard, tag, volume)),
+            (ShardCommand::Usage(volume), slot) => {
+                let usage = slot.map_or(0, |shard| shard.volume_usage(volume));
+                let reply = ShardReply::Usage(usage);
                 self.tell_control(Message::Shard { token, reply }, now);
             }
+            (_, None) => self.refuse(token, now),
         }
     }
 
-    fn shard(&mut self, shard: u16) -> &mut Shard {
-        &mut self.paths.shards[usize::from(shard)]
+    /// Answers management of a shard that does not serve.
+    fn refuse(&mut self, token: u64, now: Now) {
+        let reply = ShardReply::Changed(Err(crate::store::Error::Failed));
+        self.tell_control(Message::Shard { token, reply }, now);
     }
 
     fn advance_phase(&mut self) {
@@ -490,8 +531,8 @@ impl Core {
             Phase::Quiescing if self.frontend.len() == 0 && self.requests.in_flight() == 0 => {
                 (Phase::Quiet, Message::Quiet)
             }
-            Phase::Settling if self.paths.shards.iter().all(Shard::is_shut_down) => {
-                let clean = !self.paths.shards.iter().any(Shard::is_failed);
+            Phase::Settling if self.paths.shards.is_shut_down() => {
+                let clean = !self.paths.shards.has_failed();
                 (Phase::Settled, Message::Settled { clean })
             }
             _ => return,
@@ -516,6 +557,61 @@ fn disk_counters(seat: &ShardSeat, shard: &Shard) -> DiskCounters {
         metadata_misses: counters.cache_misses,
         failed: shard.is_failed(),
         offline: false,
+    }
+}
+
+/// Disks that go and come while the core runs.
+impl Core {
+    fn begin_move(&mut self, message: Message) {
+        self.moves.push(match message {
+            Message::Retire { token, disks } => {
+                self.paths.shards.retire(&disks);
+                Move::Retire { token, disks }
+            }
+            Message::Release { token, device } => {
+                self.devices.release(device);
+                Move::Release { token, device }
+            }
+            Message::Arrive { token, arrival } => {
+                let ring = self.ring.as_ref();
+                let mountings = arrival.begin(&mut self.devices, ring, &self.pool);
+                self.paths.shards.begin(mountings);
+                Move::Arrive { token }
+            }
+            Message::Serve { disk } => return self.paths.shards.serve(disk),
+            _ => unreachable!("the caller has looked"),
+        });
+    }
+
+    /// Answers for what has gone or come.
+    fn end_moves(&mut self, now: Now) -> bool {
+        let mut ended = false;
+        for each in std::mem::take(&mut self.moves) {
+            let is_done = match &each {
+                Move::Retire { disks, .. } => self.paths.shards.has_none_of(disks),
+                Move::Release { device, .. } => self.devices.is_released(*device),
+                Move::Arrive { .. } => self.paths.shards.has_landed(),
+            };
+            if !is_done {
+                self.moves.push(each);
+                continue;
+            }
+            ended = true;
+            let message = match each {
+                Move::Retire { token, .. } | Move::Release { token, .. } => {
+                    Message::Shard { token, reply: ShardReply::Changed(Ok(())) }
+                }
+                Move::Arrive { token } => {
+                    let core = self.paths.links.core();
+                    Message::Landed { token, core, shards: self.paths.shards.landed() }
+                }
+            };
+            self.tell_control(message, now);
+        }
+        if ended {
+            self.paths.links.flush();
+        }
+        ended
     }
 }
 

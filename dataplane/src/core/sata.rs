@@ -77,6 +77,10 @@ impl<D: Device> Controller for SataAdapter<D> {
         let is_late = self.ends.is_some_and(|at| self.now >= at);
         self.hba.end().is_some() || (self.ends.is_some() && self.hba.is_deserted()) || is_late
     }
+
+    fn is_lost(&self) -> bool {
+        self.hba.end().is_some()
+    }
 }
 
 /// A drive on a port of an adapter, on the core that has the port.
@@ -153,6 +157,10 @@ impl<R: Registers> Controller for SataDrive<R> {
 
     fn has_ended(&self) -> bool {
         self.port.is_none()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.port.as_ref().is_some_and(AhciPort::has_ended)
     }
 }
 

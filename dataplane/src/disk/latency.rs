@@ -141,6 +141,10 @@ impl Disk for Timed {
     fn in_flight(&self) -> usize {
         self.disk.in_flight()
     }
+
+    fn must_poll(&self) -> bool {
+        self.disk.must_poll()
+    }
 }
 
 #[cfg(test)]

@@ -218,4 +218,10 @@ pub trait Disk {
 
     /// Operations submitted and not yet reported.
     fn in_flight(&self) -> usize;
+
+    /// Whether something is in flight whose end nobody notices but [`Disk::poll`], and which the
+    /// core's hardware queues do not know of: the core must not sleep.
+    fn must_poll(&self) -> bool {
+        false
+    }
 }

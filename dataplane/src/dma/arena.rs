@@ -135,8 +135,13 @@ pub enum ArenaError {
 pub struct Arena {
     inner: &'static Inner,
     pages_per_pool: u32,
+    /// Of the spare pool; 0 if there is none.
+    spare_pages: u32,
     is_on_huge_pages: bool,
 }
+
+/// Pages of a spare pool.
+const SPARE_PAGES: usize = 2 * BUF_MAX / PAGE;
 
 impl Arena {
     /// Maps `bytes_per_pool` (rounded up to 2 MiB) for each of `pools` cores.
@@ -144,31 +149,49 @@ impl Arena {
     /// # Errors
     /// [`ArenaError::Map`] when the kernel has no such memory.
     pub fn new(bytes_per_pool: usize, pools: usize) -> Result<Self, ArenaError> {
-        Self::with(bytes_per_pool, pools, false)
+        Self::with(bytes_per_pool, pools, 0, false)
     }
 
-    /// As [`Arena::new`], on huge pages that the operator has reserved (`vm.nr_hugepages`) if there
-    /// are enough: a device translates and the kernel pins 2 MiB at once, and without an IOMMU
-    /// they alone stay where they are.
+    /// As [`Arena::new`], with a small pool more, [`Arena::spare`]. `try_huge`: on huge pages that
+    /// the operator has reserved (`vm.nr_hugepages`) if there are enough: a device translates and
+    /// the kernel pins 2 MiB at once, and without an IOMMU they alone stay where they are.
+    ///
+    /// # Errors
+    /// As [`Arena::new`].
+    pub fn with_spare(
+        bytes_per_pool: usize,
+        pools: usize,
+        try_huge: bool,
+    ) -> Result<Self, ArenaError> {
+        Self::with(bytes_per_pool, pools, SPARE_PAGES, try_huge)
+    }
+
+    /// As [`Arena::new`], on huge pages if there are enough.
     ///
     /// # Errors
     /// As [`Arena::new`].
     pub fn for_devices(bytes_per_pool: usize, pools: usize) -> Result<Self, ArenaError> {
-        Self::with(bytes_per_pool, pools, true)
+        Self::with(bytes_per_pool, pools, 0, true)
     }
 
-    fn with(bytes_per_pool: usize, pools: usize, try_huge: bool) -> Result<Self, ArenaError> {
-        assert!((1..=255).contains(&pools));
+    fn with(
+        bytes_per_pool: usize,
+        pools: usize,
+        spare_pages: usize,
+        try_huge: bool,
+    ) -> Result<Self, ArenaError> {
+        assert!((1..=254).contains(&pools));
         let pages_per_pool = bytes_per_pool.div_ceil(BUF_MAX).max(1) * (BUF_MAX / PAGE);
-        let pages = pages_per_pool * pools;
+        let pages = pages_per_pool * pools + spare_pages;
         let huge = if try_huge { map_huge(pages * PAGE).ok() } else { None };
         let memory = huge.map_or_else(|| map(pages * PAGE), Ok)?;
         let crcs = map(pages * size_of::<u32>())?.cast();
         let counts = (0..pages).map(|_| AtomicU32::new(0)).collect();
-        let returns = (0..pools).map(|_| ArrayQueue::new(pages_per_pool)).collect();
+        let sizes = (0..pools).map(|_| pages_per_pool).chain([spare_pages.max(1)]);
+        let returns = sizes.map(ArrayQueue::new).collect();
         let inner = Box::leak(Box::new(Inner { memory, crcs, counts, returns }));
-        let is_on_huge_pages = huge.is_some();
-        Ok(Self { inner, pages_per_pool: pages_per_pool as u32, is_on_huge_pages })
+        let (pages_per_pool, spare_pages) = (pages_per_pool as u32, spare_pages as u32);
+        Ok(Self { inner, pages_per_pool, spare_pages, is_on_huge_pages: huge.is_some() })
     }
 
     /// Whether the buffers lie in huge pages.
@@ -192,14 +215,23 @@ impl Arena {
     /// The pool of core `core`. Called once for each.
     #[must_use]
     pub fn pool(&self, core: usize) -> Pool {
-        assert!(core < self.inner.returns.len());
-        let tops = self.pages_per_pool >> TOP_ORDER;
+        assert!(core < self.inner.returns.len() - 1);
+        self.pool_of(core, self.pages_per_pool)
+    }
+
+    /// A small pool of no core. Called once.
+    #[must_use]
+    pub fn spare(&self) -> Pool {
+        assert!(self.spare_pages > 0, "the arena was made with one");
+        self.pool_of(self.inner.returns.len() - 1, self.spare_pages)
+    }
+
+    fn pool_of(&self, core: usize, pages: u32) -> Pool {
+        let tops = pages >> TOP_ORDER;
         let first = core as u32 * self.pages_per_pool;
-        let mut free: [Vec<u32>; ORDERS] = std::array::from_fn(|order| {
-            Vec::with_capacity((self.pages_per_pool >> order) as usize)
-        });
+        let mut free: [Vec<u32>; ORDERS] =
+            std::array::from_fn(|order| Vec::with_capacity((pages >> order) as usize));
         free[TOP_ORDER].extend((0..tops).rev().map(|top| first + (top << TOP_ORDER)));
-        let pages = self.pages_per_pool;
         let free = RefCell::new(free);
         Pool {
             inner: self.inner,

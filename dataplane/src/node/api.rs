@@ -194,6 +194,16 @@ pub enum Command {
     ListHosts,
     /// Disks of the node.
     ListDisks,
+    /// Serve a disk that is offline or has failed, now.
+    OnlineDisk {
+        /// As the node calls it.
+        disk: String,
+    },
+    /// End what is in flight on a disk, settle it, and let it go.
+    OfflineDisk {
+        /// As the node calls it.
+        disk: String,
+    },
     /// Hosts that are connected.
     ListConnections,
     /// Nothing; done when every core has taken a turn. For watchdogs.

@@ -1,12 +1,14 @@
 //! Management commands: checks them, answers at once what can be, and starts a job (see
 //! [`super::jobs`]) for what shards and cores have a part in.
 
+use super::admission::{Candidate, Verdict};
 use super::control::{Control, DiskState};
 use super::hosts::Host;
 use super::jobs::{Outcome, Step, Volume};
 use super::record::{NAME_MAX, VolumeRecord, is_name, is_size};
 use super::{Answer, Command, CommandError, DiskInfo, Exports, HostInfo};
-use crate::core::Message;
+use crate::core::{Arrival, Message};
+use crate::pci::PciAddress;
 use crate::store;
 use crossbeam_channel::Sender;
 use std::collections::BTreeSet;
@@ -18,6 +20,10 @@ pub(super) const VOLUMES_MAX: usize = 1024;
 pub(crate) enum Call {
     /// A command, and where its answer goes.
     Command(Command, Sender<Result<Answer, CommandError>>),
+    /// Take disks from the cores, each for a reason, and a device. Answered when nothing is left.
+    Retire { disks: Vec<(usize, String)>, device: Option<PciAddress>, answer: Sender<()> },
+    /// Mount disks: a share for each core. Nobody answers when the node is stopping.
+    Admit { arrivals: Vec<Box<dyn Arrival>>, disks: Vec<Candidate>, answer: Sender<Vec<Verdict>> },
     /// Drain, settle, stop.
     Shutdown(Sender<Result<Answer, CommandError>>),
 }
@@ -31,6 +37,9 @@ impl Control {
         let (command, answer) = match call {
             Call::Command(command, answer) => (command, answer),
             Call::Shutdown(answer) => return self.leave(answer),
+            Call::Retire { .. } | Call::Admit { .. } if self.is_stopping() => return,
+            Call::Retire { disks, device, answer } => return self.retire(disks, device, answer),
+            Call::Admit { arrivals, disks, answer } => return self.admit(arrivals, disks, answer),
         };
         if self.is_stopping() {
             let stopping = "the node is stopping: start it again first";
@@ -93,6 +102,10 @@ impl Control {
                     chap: host.has_secret,
                 };
                 Answer::Hosts(self.jobs.hosts.iter().map(info).collect())
+            }
+            Command::OnlineDisk { .. } | Command::OfflineDisk { .. } => {
+                let text = "the disks of this node neither come nor go";
+                return Err(CommandError::Unavailable(text.into()));
             }
             Command::ListDisks => Answer::Disks(self.disk_infos()),
             Command::ListConnections => Answer::Connections(self.connections()),
@@ -232,12 +245,16 @@ impl Control {
         if !self.jobs.volumes.contains_key(name) {
             return Err(self.not_found(name));
         }
-        let volume = self.jobs.volumes.get_mut(name).expect("just seen");
+        let volume = &self.jobs.volumes[name];
         if volume.is_busy {
             let busy = format!("volume {name} is being changed: try again in a moment");
             return Err(CommandError::Unavailable(busy));
         }
-        Ok(volume)
+        let disk = volume.disk;
+        if let Some(error) = self.offline_error(disk) {
+            return Err(error);
+        }
+        Ok(self.jobs.volumes.get_mut(name).expect("just seen"))
     }
 
     /// An idle volume whose deletion has not begun.

@@ -298,6 +298,11 @@ impl Control {
             Message::Aborted { token, aborted } => self.target.abort_result(token, aborted),
             Message::Drained { token } => self.drained(token),
             Message::Shard { token, reply } => self.job_step(token, reply),
+            Message::Landed { token, core, shards } => {
+                let landed = self.jobs.landed.entry(token).or_default();
+                landed.extend(shards.into_iter().map(|shard| (core, shard)));
+                self.job_step(token, ShardReply::Changed(Ok(())));
+            }
             Message::Quiet => self.job_step(super::jobs::STOP_TOKEN, ShardReply::Changed(Ok(()))),
             Message::Settled { clean } => {
                 let result = if clean { Ok(()) } else { Err(crate::store::Error::Failed) };

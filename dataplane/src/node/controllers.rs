@@ -12,9 +12,11 @@ use crate::dma::Arena;
 use crate::hardware::CoreTime;
 use crate::pci::{ControllerKind, Machine, PciAddress};
 use crate::uring::{Ring, Waker};
-use crate::vfio::{Options, Vfio, VfioDevice, Window};
+use crate::vfio::{Vfio, VfioDevice, Window};
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Opens controllers, while the node looks at its disks.
 pub(super) struct Opener<'a> {
@@ -54,12 +56,23 @@ enum Whole {
 }
 
 /// What one core gets: its queue of each NVMe controller and its ports of adapters, by the
-/// controllers' numbers, and, the first core, the controllers.
+/// controllers' numbers and addresses, and, the first core, the controllers.
 #[derive(Default)]
 pub(super) struct Hardware {
-    seats: Vec<(usize, NvmeSeat<VfioDevice>)>,
-    ports: Vec<(usize, AhciSeat<Window>)>,
-    controllers: Vec<Box<dyn Controller + Send>>,
+    seats: Vec<(usize, PciAddress, NvmeSeat<VfioDevice>)>,
+    ports: Vec<(usize, PciAddress, AhciSeat<Window>, Lost)>,
+    controllers: Vec<(PciAddress, Box<dyn Controller + Send>, Lost)>,
+}
+
+/// Set when a controller, or a drive, is driven no more.
+pub(super) type Lost = Arc<AtomicBool>;
+
+/// A controller that was given to the cores.
+pub(super) struct Dealt {
+    pub(super) address: PciAddress,
+    pub(super) lost: Lost,
+    /// Of an adapter: each drive that a core has, by its port.
+    pub(super) drives: Vec<(u8, Lost)>,
 }
 
 /// The queues and ports of one core.
@@ -82,8 +95,7 @@ enum Part {
 }
 
 impl<'a> Opener<'a> {
-    pub(super) fn new(arena: &'a Arena, clock: Clock, cores: usize, no_iommu: bool) -> Self {
-        let vfio = Vfio::new(Options { no_iommu, ..Options::default() });
+    pub(super) fn new(vfio: Vfio, arena: &'a Arena, clock: Clock, cores: usize) -> Self {
         Self { vfio, arena, clock, cores, found: Vec::new() }
     }
 
@@ -220,8 +232,8 @@ impl FoundAhci {
 }
 
 impl Controllers {
-    /// What each core gets, in order. `uses`: whether the core has a shard on the controller of
-    /// this number; on this port of it, if one is given.
+    /// What each core gets, in order, and the controllers. `uses`: whether the core has a shard on
+    /// the controller of this number; on this port of it, if one is given.
     ///
     /// # Errors
     /// A controller has fewer queues than cores that need one.
@@ -229,10 +241,12 @@ impl Controllers {
         self,
         cores: usize,
         uses: impl Fn(usize, (usize, Option<u8>)) -> bool,
-    ) -> Result<Vec<Hardware>, String> {
+    ) -> Result<(Vec<Hardware>, Vec<Dealt>), String> {
         let mut dealt: Vec<Hardware> = (0..cores).map(|_| Hardware::default()).collect();
-        let mut controllers: Vec<Box<dyn Controller + Send>> = Vec::new();
+        let mut controllers: Vec<(PciAddress, Box<dyn Controller + Send>, Lost)> = Vec::new();
+        let mut all = Vec::new();
         for (number, (address, whole)) in self.0.into_iter().enumerate() {
+            let (lost, mut drives) = (Lost::default(), Vec::new());
             match whole {
                 Whole::Nvme(mut controller) => {
                     for (core, hardware) in dealt.iter_mut().enumerate() {
@@ -240,26 +254,29 @@ impl Controllers {
                             continue;
                         }
                         let seat = controller.take_seat().ok_or_else(|| too_few(address, cores))?;
-                        hardware.seats.push((number, seat));
+                        hardware.seats.push((number, address, seat));
                     }
-                    controllers.push(controller);
+                    controllers.push((address, controller, lost.clone()));
                 }
                 Whole::Ahci(hba, seats) => {
                     for seat in seats {
                         let part = (number, Some(seat.port()));
                         // One of a disk that is left out is let go.
                         if let Some(core) = (0..cores).find(|core| uses(*core, part)) {
-                            dealt[core].ports.push((number, seat));
+                            let lost = Lost::default();
+                            drives.push((seat.port(), lost.clone()));
+                            dealt[core].ports.push((number, address, seat, lost));
                         }
                     }
-                    controllers.push(Box::new(SataAdapter::new(*hba)));
+                    controllers.push((address, Box::new(SataAdapter::new(*hba)), lost.clone()));
                 }
             }
+            all.push(Dealt { address, lost, drives });
         }
         if let Some(first) = dealt.first_mut() {
             first.controllers = controllers;
         }
-        Ok(dealt)
+        Ok((dealt, all))
     }
 }
 
@@ -273,25 +290,26 @@ fn too_few(address: PciAddress, cores: usize) -> String {
 impl Hardware {
     /// Puts it on the calling core.
     pub(super) fn attach(self, devices: &mut Devices, ring: &Ring) -> Queues {
-        for controller in self.controllers {
-            devices.add_controller(controller);
+        for (address, controller, lost) in self.controllers {
+            devices.add_controller(address, controller, lost);
         }
         let (mut queues, mut ports) = (Vec::new(), Vec::new());
-        for (number, mut seat) in self.seats {
+        for (number, address, mut seat) in self.seats {
             let interrupt = seat.take_interrupt();
             let queue = seat.attach(ring.waker(), devices.time());
+            let polled = Box::new(queue.clone());
             match interrupt {
                 Some(interrupt) => {
-                    devices.add_interrupting(Box::new(queue.clone()), Box::new(interrupt), ring);
+                    devices.add_interrupting(address, polled, Box::new(interrupt), ring);
                 }
-                None => devices.add_queue(Box::new(queue.clone())),
+                None => devices.add_queue(address, polled),
             }
             queues.push((number, queue));
         }
-        for (number, seat) in self.ports {
+        for (number, address, seat, lost) in self.ports {
             let port = seat.attach(ring.waker(), devices.time());
-            devices.add_queue(Box::new(port.clone()));
-            devices.add_controller(Box::new(SataDrive::new(port.clone())));
+            devices.add_queue(address, Box::new(port.clone()));
+            devices.add_controller(address, Box::new(SataDrive::new(port.clone())), lost);
             ports.push((number, port));
         }
         Queues { queues, ports }

@@ -9,14 +9,14 @@ use super::record::Record;
 use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
 use crate::core::{Clock, Devices, ShardSeat};
-use crate::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
+use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, Polling, SelfDriven};
 use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
 use crate::disk::single::Unit;
 use crate::disk::{Disk, Shared};
 use crate::dma::Pool;
 use crate::pci::PciAddress;
-use crate::store::{self, FormatOptions, Mode, MountError, OpenOptions, Shard};
+use crate::store::{self, FormatOptions, Mode, MountError, Mounting, OpenOptions, Shard};
 use crate::uring::{Ring, RingOptions};
 use crate::volume::ShardAddress;
 use std::path::Path;
@@ -37,6 +37,17 @@ struct NodeDisk {
     opened: Option<Opened>,
     /// Why it is not served, if it is not.
     offline: Option<String>,
+    /// The cores of its shards, where that is settled.
+    homes: Option<Vec<usize>>,
+}
+
+/// What is remembered of a disk that was opened, whether it is there or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) uuid: Uuid,
+    pub(super) mode: &'static str,
+    /// The cores of its shards.
+    pub(super) homes: Vec<usize>,
 }
 
 /// A disk that has been opened and recognised.
@@ -47,6 +58,8 @@ struct Opened {
     /// Bytes for data that it would gain if it grew: its device is larger than it.
     growable: u64,
     media: Media,
+    /// Of a disk of the kernel's: its device, and its journal's.
+    ids: Vec<FileId>,
 }
 
 /// What a core mounts a shard from.
@@ -92,6 +105,75 @@ impl Disks {
         disks.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Opens disks that come while the node runs: those of these numbers. What the configuration
+    /// alone can mend leaves a disk out, too.
+    pub(super) fn open_late(
+        config: &NodeConfig,
+        numbers: &[usize],
+        opener: &mut Opener<'_>,
+        pool: &Rc<Pool>,
+    ) -> Self {
+        let cores = config.cores.len();
+        let open = |(number, disk): (usize, &DiskConfig)| {
+            if !numbers.contains(&number) {
+                return NodeDisk::absent(String::new(), String::new());
+            }
+            let opened = NodeDisk::open(disk, (number, cores), opener, pool);
+            opened.unwrap_or_else(|error| NodeDisk::absent(disk.name(number), error.to_string()))
+        };
+        Self(config.disks.iter().enumerate().map(open).collect())
+    }
+
+    /// Gives a disk's shards cores: those that they had, or others. An error says why it is not the
+    /// disk that was there.
+    pub(super) fn settle(
+        &mut self,
+        number: usize,
+        known: Option<&Known>,
+        cores: usize,
+    ) -> Result<(), String> {
+        let disk = &mut self.0[number];
+        let Some(opened) = &disk.opened else { return Ok(()) };
+        let homes = match known {
+            Some(known) if known.uuid != opened.uuid => {
+                return Err(format!(
+                    "another disk is in its place: its UUID is {}, not {}; put the disk back, or \
+                     restart the node to serve the other one",
+                    opened.uuid, known.uuid
+                ));
+            }
+            Some(known) if known.homes.len() != opened.shards => {
+                return Err("it has another number of shards than before".to_owned());
+            }
+            Some(known) => known.homes.clone(),
+            None if opened.media.has_one_queue() => vec![number % cores; opened.shards],
+            None => (0..opened.shards).map(|shard| (number + shard) % cores).collect(),
+        };
+        disk.homes = Some(homes);
+        Ok(())
+    }
+
+    /// What to remember of a disk, if it was opened.
+    pub(super) fn known(&self, number: usize, cores: usize) -> Option<Known> {
+        let opened = self.0[number].opened.as_ref()?;
+        let of_it = self.placed(cores).filter(|(disk, ..)| *disk == number);
+        let homes = of_it.map(|(.., core)| core).collect();
+        Some(Known { uuid: opened.uuid, mode: opened.mode, homes })
+    }
+
+    /// Which files and block devices a disk is made of; none if it was not opened, or is none of
+    /// the kernel's.
+    pub(super) fn file_ids(&self, number: usize) -> Vec<FileId> {
+        self.0[number].opened.as_ref().map_or_else(Vec::new, |opened| opened.ids.clone())
+    }
+
+    /// Lets go of files and devices that cores have handles of; what is known of them stays.
+    pub(super) fn close(&mut self) {
+        for opened in self.0.iter_mut().filter_map(|disk| disk.opened.as_mut()) {
+            opened.media = Media::Ram(Arc::default());
+        }
+    }
+
     /// Shards of all disks that were opened.
     pub(super) fn shards(&self) -> usize {
         self.0.iter().map(NodeDisk::shards).sum()
@@ -103,6 +185,10 @@ impl Disks {
         let mut placed = Vec::with_capacity(self.shards());
         let mut next = 0;
         for (number, disk) in self.0.iter().enumerate() {
+            if let Some(homes) = &disk.homes {
+                placed.extend(homes.iter().enumerate().map(|(shard, core)| (number, shard, *core)));
+                continue;
+            }
             let is_one = disk.opened.as_ref().is_some_and(|opened| opened.media.has_one_queue());
             for shard in 0..disk.shards() {
                 placed.push((number, shard, next % cores));
@@ -114,7 +200,9 @@ impl Disks {
 
     /// The shards that core `core` mounts, in the order of their positions.
     pub(super) fn seats(&self, core: usize, cores: usize) -> Vec<(ShardSeat, Source)> {
-        let here = self.placed(cores).filter(|(_, _, of)| *of == core);
+        // In the course of the node, a disk that cannot be used is not given to cores at all.
+        let is_wanted = |disk: usize| self.0[disk].homes.is_none() || self.is_served(disk);
+        let here = self.placed(cores).filter(|(disk, _, of)| *of == core && is_wanted(*disk));
         let seat = |(disk, shard, _): (usize, usize, usize)| {
             let &NodeDisk { ref path, ref opened, zero_on_free, .. } = &self.0[disk];
             let opened = opened.as_ref().expect("a disk with shards has been opened");
@@ -160,6 +248,19 @@ impl Disks {
         served.filter_map(|disk| {
             let growable = disk.opened.as_ref()?.growable;
             (growable > 0).then_some((disk.path.as_str(), growable))
+        })
+    }
+
+    /// Disks that are served and that the kernel does not poll though their devices have queues for
+    /// it: their paths, and why.
+    pub(super) fn unpolled(&self) -> impl Iterator<Item = (&str, &str)> {
+        let served = self.0.iter().filter(|disk| disk.offline.is_none());
+        served.filter_map(|disk| match &disk.opened.as_ref()?.media {
+            Media::Kernel(file, _) => match file.polling() {
+                Polling::Refused(why) => Some((disk.path.as_str(), why.as_str())),
+                Polling::No | Polling::Yes => None,
+            },
+            Media::Ram(_) | Media::Device(_) => None,
         })
     }
 
@@ -221,6 +322,19 @@ impl Disks {
     }
 }
 
+impl DiskConfig {
+    /// What the disk of this number is called.
+    pub(super) fn name(&self, number: usize) -> String {
+        match &self.source {
+            DiskSource::Path(path) => path.display().to_string(),
+            DiskSource::Device { address, unit, .. } => format!("pci:{address}/{unit}"),
+            // No two disks have one name.
+            DiskSource::Ram { .. } if number == 0 => "ram".to_owned(),
+            DiskSource::Ram { .. } => format!("ram-{number}"),
+        }
+    }
+}
+
 impl Media {
     /// Whether all of its shards belong on one core.
     fn has_one_queue(&self) -> bool {
@@ -237,19 +351,16 @@ impl NodeDisk {
     ) -> Result<Self, StartError> {
         let (path, opened) = match &config.source {
             DiskSource::Path(path) => {
-                let name = path.display().to_string();
+                let name = config.name(number);
                 let opened = open_file(path, &name, config.journal.as_deref(), pool);
                 (name, opened)
             }
             DiskSource::Device { address, unit, fua } => {
-                let name = format!("pci:{address}/{unit}");
-                (name, open_device((*address, *fua), *unit, opener, pool))
+                (config.name(number), open_device((*address, *fua), *unit, opener, pool))
             }
             DiskSource::Ram { size, shards } => {
                 let shards = if *shards == 0 { cores } else { *shards as usize };
-                // No two disks have one name.
-                let name = if number == 0 { "ram".to_owned() } else { format!("ram-{number}") };
-                (name, open_ram(*size, shards, pool).map_err(Unusable::Fatal))
+                (config.name(number), open_ram(*size, shards, pool).map_err(Unusable::Fatal))
             }
         };
         let (opened, offline) = match opened {
@@ -257,7 +368,12 @@ impl NodeDisk {
             Err(Unusable::Offline(reason)) => (None, Some(reason)),
             Err(Unusable::Fatal(error)) => return Err(error),
         };
-        Ok(Self { path, zero_on_free: config.zero_on_free, opened, offline })
+        Ok(Self { path, zero_on_free: config.zero_on_free, opened, offline, homes: None })
+    }
+
+    /// One that is left out.
+    fn absent(path: String, reason: String) -> Self {
+        Self { path, zero_on_free: false, opened: None, offline: Some(reason), homes: None }
     }
 
     fn shards(&self) -> usize {
@@ -285,11 +401,13 @@ fn open_file(
             Unusable::Offline(reason) => Unusable::Offline(format!("its journal {reason}")),
             fatal @ Unusable::Fatal(_) => fatal,
         })?;
+    let ids = [Some(&file), journal.as_ref()].into_iter().flatten().map(KernelFile::id);
     Ok(Opened {
         uuid: probe.disk,
         mode: mode_name(probe.mode),
         shards: usize::from(probe.shards),
         growable: probe.growable_bytes,
+        ids: ids.collect(),
         media: Media::Kernel(Box::new(file), journal.map(Box::new)),
     })
 }
@@ -305,7 +423,7 @@ fn open_device(
     let media = Media::Device(place);
     let (uuid, shards) = (probe.disk, usize::from(probe.shards));
     let growable = probe.growable_bytes;
-    Ok(Opened { uuid, mode: mode_name(probe.mode), shards, growable, media })
+    Ok(Opened { uuid, mode: mode_name(probe.mode), shards, growable, media, ids: Vec::new() })
 }
 
 /// Why a disk that can be opened is not one of ours.
@@ -350,7 +468,8 @@ fn open_ram(size: u64, shards: usize, pool: &Rc<Pool>) -> Result<Opened, StartEr
         parts.push(Some(shared.into_inner().expect("the formatter has dropped its handle")));
     }
     let media = Media::Ram(Arc::new(Mutex::new(parts)));
-    Ok(Opened { uuid, mode: mode_name(Mode::Intent), shards, growable: 0, media })
+    let mode = mode_name(Mode::Intent);
+    Ok(Opened { uuid, mode, shards, growable: 0, media, ids: Vec::new() })
 }
 
 fn mode_name(mode: Mode) -> &'static str {
@@ -424,7 +543,11 @@ pub(super) fn mount_all(
     (shards, mounted)
 }
 
-fn records(shard: &Shard) -> Result<Vec<Record>, String> {
+/// The entries of a shard's catalogue.
+///
+/// # Errors
+/// One that is none of ours.
+pub(crate) fn records(shard: &Shard) -> Result<Vec<Record>, String> {
     let decode = |(key, value)| Record::decode(key, value).map_err(|error| error.to_string());
     shard.catalogue().map(decode).collect()
 }
@@ -435,6 +558,25 @@ fn mount(
     cache_bytes: usize,
     around: &mut Mounter<'_>,
 ) -> Result<Shard, MountError> {
+    let mut mounting = begin_mount(seat, source, cache_bytes, around);
+    loop {
+        if let Some(result) = mounting.poll() {
+            return result;
+        }
+        around.devices.poll(around.clock.now(), &mut |_, _, _| {});
+        if around.ring.turn() == 0 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Begins to mount a shard.
+pub(super) fn begin_mount(
+    seat: &ShardSeat,
+    source: &Source,
+    cache_bytes: usize,
+    around: &mut Mounter<'_>,
+) -> Mounting {
     let ring = around.ring;
     let Source { media, zero_on_free } = source;
     let (data, journal, shard): (Box<dyn Disk>, Option<Box<dyn Disk>>, u16) = match media {
@@ -457,16 +599,7 @@ fn mount(
         zero_on_free: *zero_on_free,
         ..OpenOptions::default()
     };
-    let mut mounting = Shard::mount(data, journal, shard, &options, around.pool.clone());
-    loop {
-        if let Some(result) = mounting.poll() {
-            return result;
-        }
-        around.devices.poll(around.clock.now(), &mut |_, _, _| {});
-        if ring.turn() == 0 {
-            std::thread::yield_now();
-        }
-    }
+    Shard::mount(data, journal, shard, &options, around.pool.clone())
 }
 
 #[cfg(test)]
@@ -474,6 +607,7 @@ mod tests {
     use super::*;
     use crate::dma::Arena;
     use crate::node::PortalConfig;
+    use crate::vfio::Vfio;
 
     fn config(shards: &[u32]) -> NodeConfig {
         let source = |&shards: &u32| DiskSource::Ram { size: 64 << 20, shards };
@@ -497,7 +631,8 @@ mod tests {
     fn open(config: &NodeConfig) -> Disks {
         let arena = Arena::new(4 << 20, 1).unwrap();
         let pool = Rc::new(arena.pool(0));
-        let mut opener = Opener::new(&arena, Clock::start(), 2, false);
+        let vfio = Vfio::new(crate::vfio::Options::default());
+        let mut opener = Opener::new(vfio, &arena, Clock::start(), 2);
         Disks::open(config, &mut opener, &pool).ok().unwrap()
     }
 

@@ -1,11 +1,12 @@
 //! The way from the rest of the program into the plane.
 
 use super::commands::Call;
+use super::hotplug::{Ask, Wish};
 use super::registry::Registry;
 use super::{Answer, Command, CommandError, EventLog, NodeEvent, Snapshot};
 use crate::core::Clock;
 use crate::uring::Waker;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -29,8 +30,8 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    /// The thread that looks after the disks ends when this goes.
-    pub(super) _watch: Sender<()>,
+    /// The thread for disks that go and come: it ends when this goes.
+    pub(super) hotplug: Sender<Ask>,
 }
 
 impl NodeHandle {
@@ -43,7 +44,14 @@ impl NodeHandle {
     /// # Errors
     /// As the command fails; [`CommandError::Unavailable`] if there is no answer in two minutes.
     pub fn call(&self, command: Command) -> Result<Answer, CommandError> {
-        self.ask(|answer| Call::Command(command, answer), CALL_TIMEOUT)
+        let (disk, wish) = match command {
+            Command::OnlineDisk { disk } => (disk, Wish::Online),
+            Command::OfflineDisk { disk } => (disk, Wish::Offline),
+            command => return self.ask(|answer| Call::Command(command, answer), CALL_TIMEOUT),
+        };
+        let (answer, answers) = crossbeam_channel::bounded(1);
+        self.0.hotplug.send(Ask { disk, wish, answer }).map_err(|_| stopped())?;
+        answers.recv_timeout(CALL_TIMEOUT).unwrap_or_else(|error| Err(unanswered(error)))
     }
 
     /// All counters.
@@ -87,18 +95,23 @@ impl NodeHandle {
         timeout: Duration,
     ) -> Result<Answer, CommandError> {
         let (answer, answers) = crossbeam_channel::bounded(1);
-        let gone = |_| CommandError::Unavailable("the node has stopped".into());
-        self.0.calls.send(call(answer)).map_err(gone)?;
+        self.0.calls.send(call(answer)).map_err(|_| stopped())?;
         self.0.waker.wake();
-        answers.recv_timeout(timeout).unwrap_or_else(|error| {
-            let text = match error {
-                crossbeam_channel::RecvTimeoutError::Timeout => {
-                    "the node did not answer in time; the command may still take effect: look at \
-                     what is there and at `basalt events` before you try again"
-                }
-                crossbeam_channel::RecvTimeoutError::Disconnected => "the node has stopped",
-            };
-            Err(CommandError::Unavailable(text.into()))
-        })
+        answers.recv_timeout(timeout).unwrap_or_else(|error| Err(unanswered(error)))
+    }
+}
+
+fn stopped() -> CommandError {
+    CommandError::Unavailable("the node has stopped".into())
+}
+
+fn unanswered(error: RecvTimeoutError) -> CommandError {
+    match error {
+        RecvTimeoutError::Timeout => CommandError::Unavailable(
+            "the node did not answer in time; the command may still take effect: look at what is \
+             there and at `basalt events` before you try again"
+                .into(),
+        ),
+        RecvTimeoutError::Disconnected => stopped(),
     }
 }

@@ -14,6 +14,9 @@ use nvmeof_target::target::Nqn;
 /// Most hosts on the allowed list.
 pub(super) const HOSTS_MAX: usize = 1024;
 
+/// Most hosts of which it is remembered that they were denied while a disk was away.
+const DENIED_MAX: usize = 4 * HOSTS_MAX;
+
 /// Where a catalogue names a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HostEntry {
@@ -44,7 +47,12 @@ pub(super) struct HostChange {
 }
 
 impl HostChange {
-    fn new(nqn: String, is_allowed: bool, has_secret: bool, entries: Vec<HostEntry>) -> Self {
+    pub(super) fn new(
+        nqn: String,
+        is_allowed: bool,
+        has_secret: bool,
+        entries: Vec<HostEntry>,
+    ) -> Self {
         let (credentials, failed) = (None, Vec::new());
         Self { nqn, is_allowed, credentials, has_secret, entries, done: 0, failed }
     }
@@ -78,7 +86,11 @@ impl Control {
         }
         let number = self.jobs.next_host;
         self.jobs.next_host += 1;
-        let entries = self.served().map(|disk| HostEntry { disk, number }).collect();
+        let entries: Vec<_> = self.served().map(|disk| HostEntry { disk, number }).collect();
+        if entries.is_empty() {
+            let text = "no disk of the node is served that could keep the list";
+            return Err(CommandError::Disk(text.into()));
+        }
         let has_secret = credentials.is_some();
         let change = HostChange::new(nqn, true, has_secret, entries);
         self.change_host(HostChange { credentials, ..change }, answer);
@@ -143,7 +155,7 @@ impl Control {
     }
 
     /// Goes through the entries one by one.
-    fn change_host(&mut self, change: HostChange, answer: AnswerTo) {
+    pub(super) fn change_host(&mut self, change: HostChange, answer: AnswerTo) {
         self.jobs.busy_hosts.insert(change.nqn.clone());
         self.spawn_after(answer, |control, token| {
             let waiting = control.change_host_entry(&change, token);
@@ -197,6 +209,7 @@ impl Control {
             self.events.note(Severity::Warning, "host.allowed", text);
         }
         self.set_host(&nqn, Some(credentials.unwrap_or_default()));
+        self.jobs.denied.remove(&nqn);
         self.events.note(Severity::Info, "host.allowed", nqn.clone());
         self.jobs.hosts.insert(nqn, Host { has_secret, entries });
         Ok(Answer::Done)
@@ -205,6 +218,11 @@ impl Control {
     /// The host is gone already; what a failed disk still says counts again after a restart.
     fn host_denied(&mut self, change: &HostChange) -> Outcome {
         let nqn = &change.nqn;
+        let offline = self.disks.iter().filter(|disk| disk.offline.is_some());
+        if (offline.count() > 0 || !change.failed.is_empty()) && self.jobs.denied.len() < DENIED_MAX
+        {
+            self.jobs.denied.insert(nqn.clone());
+        }
         for &(disk, error) in &change.failed {
             let error = self.disk_error(disk, error);
             let text = format!(
@@ -215,8 +233,8 @@ impl Control {
         }
         for disk in self.disks.iter().filter(|disk| disk.offline.is_some()) {
             let text = format!(
-                "host {nqn} is denied, but disk {} is offline: should the node restart with it, \
-                 look at `basalt host list`, and deny the host again",
+                "host {nqn} is denied, but disk {} is offline: it takes note when it is back; \
+                 should the node restart before, look at `basalt host list`, and deny it again",
                 disk.path
             );
             self.events.note(Severity::Warning, "host.denied", text);

@@ -1,11 +1,12 @@
 //! Jobs: commands that go on, step after step, with the answers of shards and cores.
 
+use super::admission::{Landing, Leaving};
 use super::control::Control;
 use super::hosts::{Host, HostChange};
-use super::record::VolumeRecord;
+use super::record::{Record, VolumeRecord};
 use super::reservations::{Keeping, Reserved};
 use super::{Answer, CommandError, Exports, Severity, VolumeInfo};
-use crate::core::{Message, ShardCommand, ShardReply};
+use crate::core::{Landed, Message, ShardCommand, ShardReply};
 use crate::store;
 use crate::volume::{Route, VolumeStats};
 use crossbeam_channel::Sender;
@@ -32,6 +33,10 @@ pub(super) struct Jobs {
     /// Hosts that are being allowed or denied.
     pub(super) busy_hosts: BTreeSet<String>,
     pub(super) next_host: u64,
+    /// Hosts that were denied while a disk could not take note.
+    pub(super) denied: BTreeSet<String>,
+    /// Shards that have come up, by the jobs that wait for others, with their cores.
+    pub(super) landed: HashMap<u64, Vec<(u16, Landed)>>,
     next_volume: u32,
     next_token: u64,
     running: HashMap<u64, Job>,
@@ -100,6 +105,14 @@ pub(super) enum Step {
     Usage { names: Vec<String>, done: Vec<VolumeInfo>, single: bool },
     /// Every core has answered.
     Pinged,
+    /// Disks have left the cores: let go of their device.
+    DisksLeft(Box<Leaving>),
+    /// Their device is gone, too.
+    DisksGone(Box<Leaving>),
+    /// Disks have come to the cores.
+    DisksLanded(Box<Landing>),
+    /// No core knows the volume: load these in its place.
+    Departed { name: String, next: Vec<(usize, Record)> },
     /// Connections closed and nothing in flight: settle the shards.
     StopSettle,
     /// Shards settled: leave the loops.
@@ -252,6 +265,10 @@ impl Control {
                 self.usage_step(names, done, single, used, token)
             }
             Step::Pinged => Progress::Done(Ok(Answer::Done)),
+            Step::DisksLeft(leaving) => self.disks_left(leaving, token),
+            Step::DisksGone(leaving) => self.disks_gone(*leaving),
+            Step::DisksLanded(landing) => self.disks_landed(*landing, token),
+            Step::Departed { name, next } => self.departed(&name, next),
             Step::StopSettle => {
                 (0..self.cores).for_each(|core| self.order(core, Message::Settle));
                 Progress::Next(Step::StopDone, u32::from(self.cores))

@@ -1,6 +1,7 @@
 //! The running node: cores, shards and target, and the handle by which the rest of the program
 //! speaks with them.
 
+mod admission;
 mod api;
 mod commands;
 mod control;
@@ -12,6 +13,7 @@ mod exports;
 mod handle;
 mod health;
 mod hosts;
+mod hotplug;
 mod iscsi;
 mod jobs;
 mod load;
@@ -25,19 +27,21 @@ mod visible;
 mod watch;
 
 pub use api::*;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use commands::Call;
 pub(crate) use control::Control;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use control::{ControlParts, DiskState};
+pub(crate) use disks::records;
 pub(crate) use events::EventLog;
 pub use exports::check_iscsi_name;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use exports::{iscsi, target};
 pub use handle::NodeHandle;
 pub(crate) use health::HealthWatch;
+pub(crate) use record::Record;
 pub(crate) use registry::Registry;
 pub use start::start;
-#[cfg(any(test, feature = "sim"))]
-pub(crate) use {commands::Call, record::Record};
 
 #[cfg(test)]
 mod tests;

@@ -112,6 +112,15 @@ impl Registry {
         let path = path.to_owned();
         let counters = DiskCounters { path, offline: true, ..DiskCounters::default() };
         self.set_shard(disk, 0, counters);
+        // Nobody brings the counters of its shards up to date any more.
+        self.lock().disks[disk].truncate(1);
+    }
+
+    /// Notes that a disk is served again: its shards will say how it fares.
+    pub(crate) fn set_online(&self, disk: usize) {
+        if let Some(shard) = self.lock().disks.get_mut(disk).and_then(|shards| shards.first_mut()) {
+            shard.offline = false;
+        }
     }
 
     /// Free bytes of a disk.

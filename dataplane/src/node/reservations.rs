@@ -378,6 +378,15 @@ impl Found {
 }
 
 impl Control {
+    /// Takes over where the record of a volume's reservations lies on a disk that has come back: an
+    /// order that failed with the disk may have moved it. The table itself is known.
+    pub(super) fn adopt_kept(&mut self, name: &str, found: Found) {
+        let volume = self.jobs.volumes.get_mut(name).expect("just seen");
+        if !volume.reservations.is_busy {
+            volume.reservations.kept = found.reserved().kept;
+        }
+    }
+
     /// Gives a volume the reservations that were found for it.
     pub(super) fn load_reservations(&mut self, name: &str, found: Found) {
         let reserved = found.reserved();

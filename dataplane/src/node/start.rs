@@ -6,8 +6,9 @@
 
 use super::control::{Control, ControlParts};
 use super::controllers::{Hardware, Opener};
-use super::disks::{Disks, Mounted, Mounter, Source, mount_all};
+use super::disks::{Disks, Mounted, Mounter, Source, TimedShard, mount_all};
 use super::handle::{Inner, NodeHandle};
+use super::hotplug;
 use super::record::Record;
 use super::registry::Registry;
 use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
@@ -16,6 +17,7 @@ use crate::dma::{Arena, Pool};
 use crate::frontend::{Frontend, ProtocolConfig};
 use crate::net::{ListenerId, Net};
 use crate::uring::{Ring, RingOptions, SocketOptions, Sockets, Waker};
+use crate::vfio::{Options, Vfio};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -39,14 +41,14 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
     let events = EventLog::new(unix_ms);
     let cores = config.cores.len();
     let arena = arena(config)?;
-    let mut pools: Vec<Pool> = (0..config.cores.len()).map(|core| arena.pool(core)).collect();
-    let first = Rc::new(pools.remove(0));
-    let mut opener = Opener::new(&arena, clock, cores, config.no_iommu);
-    let disks = Disks::open(config, &mut opener, &first)?;
+    let spare = Rc::new(arena.spare());
+    let vfio = Vfio::new(Options { no_iommu: config.no_iommu, ..Options::default() });
+    let mut opener = Opener::new(vfio.clone(), &arena, clock, cores);
+    let disks = Disks::open(config, &mut opener, &spare)?;
     disks.check_any_served()?;
     let dealt = opener.finish().deal(cores, |core, part| disks.uses(core, cores, part));
-    let mut hardware = dealt.map_err(StartError::Config)?.into_iter();
-    pools.insert(0, Rc::into_inner(first).expect("disks are opened and left"));
+    let (hardware, dealt) = dealt.map_err(StartError::Config)?;
+    let mut hardware = hardware.into_iter();
     let mut threads = Threads::default();
     let mut stages = Vec::new();
     let cache_bytes = config.metadata_cache / disks.shards().max(1);
@@ -58,7 +60,7 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
             processor,
             poll: config.poll,
             clock,
-            pool: pools.remove(0),
+            pool: arena.pool(core),
             seats,
             hardware: hardware.next().unwrap_or_default(),
             portals,
@@ -68,7 +70,9 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
         threads.0.push(thread);
         stages.push(stage);
     }
-    finish(config, clock, events, disks, stages, threads)
+    let pool = Rc::into_inner(spare).expect("disks are opened and left");
+    let late = hotplug::Late { vfio, arena, pool, dealt };
+    finish(config, clock, events, disks, (stages, threads), late)
 }
 
 /// Everything after the cores' threads have begun.
@@ -77,27 +81,15 @@ fn finish(
     clock: Clock,
     events: EventLog,
     mut disks: Disks,
-    stages: Vec<Stages>,
-    mut threads: Threads,
+    (stages, mut threads): (Vec<Stages>, Threads),
+    late: hotplug::Late,
 ) -> Result<NodeHandle, StartError> {
-    let (mut wakers, mut listeners) = (Vec::new(), Vec::new());
-    for stage in &stages {
-        let ready = receive(&stage.ready)??;
-        wakers.push(ready.waker);
-        listeners.extend(ready.listeners);
-    }
-    let (mut entries, mut timed) = (Vec::new(), Vec::new());
-    for stage in &stages {
-        let mounted = receive(&stage.mounted)?;
-        entries.extend(mounted.entries);
-        timed.extend(mounted.timed);
-        mounted.failures.into_iter().for_each(|(disk, reason)| disks.fail(disk, reason));
-    }
-    disks.check_any_served()?;
-    entries.retain(|(disk, _)| disks.is_served(*disk));
+    let (wakers, listeners) = ready(&stages)?;
+    let (entries, timed) = mounted(&stages, &mut disks)?;
     let registry = Registry::default();
     tell_offline(&disks, &registry, &events);
     tell_growable(&disks, &events);
+    tell_unpolled(&disks, &events);
     let (calls, inbox) = unbounded();
     let (listeners, addresses) = super::exports::portals(config, listeners);
     let cores = config.cores.len();
@@ -129,9 +121,19 @@ fn finish(
     }
     events.note(Severity::Info, "node.started", format!("node {}", config.name));
     let watch = super::watch::start(disks.watched(&timed), events.clone());
+    let parts = hotplug::Parts {
+        config: config.clone(),
+        clock,
+        late,
+        calls: calls.clone(),
+        waker: wakers[0].clone(),
+        registry: registry.clone(),
+        watch,
+    };
+    let hotplug = hotplug::start(parts, &disks);
     Ok(NodeHandle::new(Inner {
         calls,
-        _watch: watch,
+        hotplug,
         waker: wakers[0].clone(),
         registry,
         events,
@@ -141,13 +143,44 @@ fn finish(
     }))
 }
 
+/// Sockets that hosts connect to, and their addresses.
+type Listeners = Vec<(ListenerId, SocketAddr)>;
+
+/// What wakes each core, and what the first one listens on.
+fn ready(stages: &[Stages]) -> Result<(Vec<Waker>, Listeners), StartError> {
+    let (mut wakers, mut listeners) = (Vec::new(), Vec::new());
+    for stage in stages {
+        let ready = receive(&stage.ready)??;
+        wakers.push(ready.waker);
+        listeners.extend(ready.listeners);
+    }
+    Ok((wakers, listeners))
+}
+
+/// What the cores have found on the disks that can be served, and how long these take.
+fn mounted(stages: &[Stages], disks: &mut Disks) -> Result<Found, StartError> {
+    let (mut entries, mut timed) = (Vec::new(), Vec::new());
+    for stage in stages {
+        let mounted = receive(&stage.mounted)?;
+        entries.extend(mounted.entries);
+        timed.extend(mounted.timed);
+        mounted.failures.into_iter().for_each(|(disk, reason)| disks.fail(disk, reason));
+    }
+    disks.check_any_served()?;
+    entries.retain(|(disk, _)| disks.is_served(*disk));
+    Ok((entries, timed))
+}
+
+/// Catalogue entries with the numbers of their disks, and latencies of shards.
+type Found = (Vec<(usize, Record)>, Vec<TimedShard>);
+
 /// Tells the operator of disks that are left out.
 fn tell_offline(disks: &Disks, registry: &Registry, events: &EventLog) {
     for (disk, path, reason) in disks.offline() {
         registry.set_offline(disk, path);
         let text = format!(
             "disk {path} is not served, nor are the volumes on it ({reason}); the other disks are. \
-             Mend it, then restart the node"
+             It is served as soon as it can be"
         );
         events.note(Severity::Error, "disk.offline", text);
     }
@@ -158,10 +191,18 @@ fn tell_growable(disks: &Disks, events: &EventLog) {
     for (path, more) in disks.growable() {
         let text = format!(
             "disk {path}: its device has room for {} MiB more of data than it uses; to take it, \
-             stop the node and run `basalt disk grow {path}`",
+             stop the node, or take the disk offline, and run `basalt disk grow {path}`",
             more >> 20
         );
         events.note(Severity::Info, "disk.growable", text);
+    }
+}
+
+/// Tells the operator of disks that the kernel does not poll though it could.
+fn tell_unpolled(disks: &Disks, events: &EventLog) {
+    for (path, why) in disks.unpolled() {
+        let text = format!("disk {path} is driven with interrupts: {why}");
+        events.note(Severity::Warning, "disk.unpolled", text);
     }
 }
 
@@ -214,7 +255,7 @@ struct Stages {
 /// After the first stage.
 struct Ready {
     waker: Waker,
-    listeners: Vec<(ListenerId, SocketAddr)>,
+    listeners: Listeners,
 }
 
 /// What a core runs with.
@@ -286,7 +327,7 @@ impl CoreThread {
         let net = Box::new(net);
         let parts = CoreParts { links, pool, net, shards, registry, log, frontend, control, stats };
         let mut core = Core::new(parts);
-        core.set_devices(devices);
+        core.set_devices(devices, &ring);
         run(&mut core, &ring, clock, self.poll);
         core.into_devices().shut_down(&|| clock.now());
     }
@@ -329,11 +370,8 @@ impl Mounter<'_> {
 /// Buffers, in huge pages if there are devices of our own and the operator has reserved some.
 fn arena(config: &NodeConfig) -> Result<Arena, StartError> {
     let is_device = |disk: &DiskConfig| matches!(disk.source, DiskSource::Device { .. });
-    let make = match config.disks.iter().any(is_device) {
-        true => Arena::for_devices,
-        false => Arena::new,
-    };
-    let made = make(config.buffers_per_core, config.cores.len());
+    let try_huge = config.disks.iter().any(is_device);
+    let made = Arena::with_spare(config.buffers_per_core, config.cores.len(), try_huge);
     made.map_err(|error| StartError::System(error.to_string()))
 }
 

@@ -6,7 +6,7 @@ use super::slow::{Period, SlowWatch, Verdict};
 use super::{EventLog, Severity};
 use crate::disk::kernel;
 use crate::disk::latency::{Distribution, Latencies};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,14 +24,15 @@ pub(super) struct Watched {
     pub(super) latencies: Vec<Arc<Latencies>>,
 }
 
-/// Starts the thread. It ends when what is returned is dropped.
-pub(super) fn start(disks: Vec<Watched>, log: EventLog) -> Sender<()> {
-    let (stop, stopped) = bounded(1);
+/// Starts the thread. It takes disks that come later, each in place of its former self, and ends
+/// when what is returned is dropped.
+pub(super) fn start(disks: Vec<Watched>, log: EventLog) -> Sender<Watched> {
+    let (later, coming) = unbounded();
     // Without it the node serves all the same.
     let _ = std::thread::Builder::new().name("disk-watch".into()).spawn(move || {
-        Watch::new(disks, log).run(&stopped);
+        Watch::new(disks, log).run(&coming);
     });
-    stop
+    later
 }
 
 struct Watch {
@@ -49,14 +50,37 @@ impl Watch {
         Self { disks, log, before, slow: SlowWatch::default(), health }
     }
 
-    fn run(&mut self, stopped: &Receiver<()>) {
+    fn run(&mut self, coming: &Receiver<Watched>) {
         let mut periods = 0;
-        while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+        loop {
+            match coming.recv_timeout(PERIOD) {
+                Ok(disk) => {
+                    self.add(disk);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
             self.compare();
             if periods % SMART_PERIODS == 0 {
                 self.ask();
             }
             periods += 1;
+        }
+    }
+
+    fn add(&mut self, disk: Watched) {
+        let before = disk.read();
+        match self.disks.iter().position(|known| known.name == disk.name) {
+            Some(at) => {
+                self.disks[at] = disk;
+                self.before[at] = before;
+            }
+            None => {
+                self.health.push(HealthWatch::new(&disk.name));
+                self.disks.push(disk);
+                self.before.push(before);
+            }
         }
     }
 

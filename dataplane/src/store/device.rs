@@ -104,6 +104,10 @@ impl Device {
     }
 
     /// Operations that have not been reported.
+    pub(super) fn must_poll(&self) -> bool {
+        self.disk.must_poll()
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.disk.in_flight() == 0
             && self.queue.is_empty()

@@ -239,6 +239,12 @@ impl Shard {
         self.requests.len() + self.done.len()
     }
 
+    /// Whether something is in flight whose end nobody notices but [`Shard::poll`].
+    #[must_use]
+    pub fn must_poll(&self) -> bool {
+        self.data.must_poll() || self.journal_device.as_ref().is_some_and(Device::must_poll)
+    }
+
     /// Largest [`super::Request::CompareAndWrite`] in bytes.
     #[must_use]
     pub fn compare_and_write_max(&self) -> u32 {

@@ -27,11 +27,14 @@ pub struct RingOptions {
     pub submissions: u32,
     /// Completions that fit before they are reaped.
     pub completions: u32,
+    /// Whether the kernel polls the device for completions, at each turn with something in flight:
+    /// for reads and writes of block devices alone, and never to be slept in.
+    pub polled: bool,
 }
 
 impl Default for RingOptions {
     fn default() -> Self {
-        Self { submissions: 512, completions: 4096 }
+        Self { submissions: 512, completions: 4096, polled: false }
     }
 }
 
@@ -87,6 +90,9 @@ struct Inner {
     owners: Vec<Option<Inbox>>,
     /// Completions that an owner has not fetched yet.
     undelivered: usize,
+    polled: bool,
+    /// Operations of owners that have not completed.
+    in_flight: usize,
     waker: Waker,
     waker_armed: bool,
     registered: Option<(usize, usize)>,
@@ -125,7 +131,11 @@ impl Ring {
     /// # Errors
     /// [`RingError`] says what the operator can do.
     pub fn new(options: RingOptions) -> Result<Self, RingError> {
-        let io = IoUring::builder()
+        let mut builder = IoUring::builder();
+        if options.polled {
+            builder.setup_iopoll();
+        }
+        let io = builder
             .dontfork()
             .setup_single_issuer()
             .setup_coop_taskrun()
@@ -145,6 +155,8 @@ impl Ring {
             io,
             owners: Vec::new(),
             undelivered: 0,
+            polled: options.polled,
+            in_flight: 0,
             waker: Waker::new().map_err(RingError::Other)?,
             waker_armed: false,
             registered: None,
@@ -247,6 +259,7 @@ impl Owner {
             .into_bits();
         let mut ring = self.ring.0.borrow_mut();
         ring.inbox(self.id).in_flight += 1;
+        ring.in_flight += 1;
         ring.push(entry.user_data(user_data));
     }
 
@@ -343,7 +356,7 @@ impl Inner {
             let queue = self.io.submission();
             let kernel_has_work = queue.taskrun() || queue.cq_overflow();
             drop(queue);
-            if pending > 0 || kernel_has_work {
+            if pending > 0 || kernel_has_work || (self.polled && self.in_flight > 0) {
                 self.enter(0, None);
             }
             self.reap();
@@ -354,6 +367,7 @@ impl Inner {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) {
+        assert!(!self.polled, "nothing wakes whoever sleeps here");
         self.reap();
         if self.undelivered > 0 || !self.backlog.is_empty() {
             self.turn();
@@ -425,7 +439,9 @@ impl Inner {
             }
             let inbox = self.owners[usize::from(user_data.owner())].as_mut();
             let inbox = inbox.expect("an owner drains before it leaves");
-            inbox.in_flight -= usize::from(!io_uring::cqueue::more(entry.flags()));
+            let has_ended = !io_uring::cqueue::more(entry.flags());
+            inbox.in_flight -= usize::from(has_ended);
+            self.in_flight -= usize::from(has_ended);
             inbox.completions.push_back(Completed {
                 index: user_data.index(),
                 generation: user_data.generation(),

@@ -7,10 +7,13 @@ mod adapter;
 pub(crate) mod ahci;
 mod cuts;
 mod machine;
+mod polled;
 mod power;
+pub(crate) mod pulled;
 mod qmp;
 pub(crate) mod rates;
 mod scenarios;
 
+pub(crate) use polled::polled;
 pub(crate) use power::cut;
-pub(crate) use scenarios::{conformance, first, idle, media, pulled, raw, restart};
+pub(crate) use scenarios::{conformance, first, idle, media, raw, restart};

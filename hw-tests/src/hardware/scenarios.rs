@@ -10,7 +10,7 @@ use crate::bed::Maker;
 use crate::scenario::Outcome;
 
 /// A volume on a node on the first SSD, seen as a block device.
-const SERVE: &str = "
+pub(super) const SERVE: &str = "
     $B disk bind 0000:01:00.0
     $B disk format pci:0000:01:00.0 --shards 2 --force
     configure pci:0000:01:00.0 1
@@ -131,53 +131,6 @@ pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
         }
         machine.guest.finish(load)?;
         machine.run("# end\nnvme disconnect-all; stop; $B disk check pci:0000:01:00.0")?;
-        Ok(())
-    })?;
-    Ok(Outcome::Passed)
-}
-
-/// The SSD is pulled under load and comes back: its volumes fail, others do not, and a restart
-/// finds everything.
-pub(crate) fn pulled(maker: &mut Maker) -> Result<Outcome> {
-    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
-        let device = machine.run(SERVE)?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
-        machine.run(&format!(
-            "# mark
-            head -c 1M /dev/urandom > /tmp/mark
-            dd if=/tmp/mark of={device} bs=64k oflag=direct status=none"
-        ))?;
-        let load = machine.start(&format!(
-            "# load
-            dd if=/dev/zero of={device} bs=4k seek=1000 count=50000 oflag=direct status=none \
-                && exit 1 || true"
-        ))?;
-        machine.run("sleep 2")?;
-        let mut qmp = machine.qmp()?;
-        qmp.run("device_del", json!({ "id": "ssd1" }))?;
-        qmp.wait_for("DEVICE_DELETED", "ssd1")?;
-        machine.guest.finish(load)?;
-        machine.run(
-            "# the node goes on, and says what happened
-            $B events | grep -q 'is driven no more'
-            $B volume list > /dev/null
-            nvme disconnect-all
-            stop || true",
-        )?;
-        let ssd = json!({ "driver": "nvme", "id": "ssd1", "serial": "SSD1", "bus": "port1",
-            "drive": "disk1-1", "share-rw": true,
-            "logical_block_size": 4096, "physical_block_size": 4096 });
-        qmp.run("device_add", ssd)?;
-        machine.run(
-            "# back
-            until_there /sys/bus/pci/devices/0000:01:00.0
-            sleep 1
-            $B disk bind 0000:01:00.0
-            start
-            connect
-            d=$(device)
-            cmp -n 1048576 /tmp/mark $d",
-        )?;
         Ok(())
     })?;
     Ok(Outcome::Passed)

@@ -108,5 +108,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     alone("vfio-ahci-pulled", "an adapter is pulled, others go on", ahci::pulled),
     alone("vfio-ahci-rate", "4 KiB reads beside the kernel's driver", rates::ahci),
     alone("vfio-rate", "4 KiB reads beside the kernel's nvme driver", rates::nvme),
-    alone("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled),
+    alone("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled::own),
+    alone("disk-polled", "the kernel polls the SSD for the node", hardware::polled),
+    alone("disk-pulled", "as vfio-pulled, by the kernel's driver", hardware::pulled::of_the_kernel),
 ];

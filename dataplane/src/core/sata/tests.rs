@@ -3,20 +3,29 @@ use crate::core::Devices;
 use crate::disk::ahci::AhciOptions;
 use crate::disk::{Disk, Op, single};
 use crate::dma::{Arena, Pool};
+use crate::pci::PciAddress;
 use crate::sim::ahci::{AhciConfig, EmulatedAhci, EmulatedDrive};
 use crate::uring::Waker;
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const TICK: Now = Now::from_micros(500);
 
 /// A core with an adapter and the drive on its port 0.
 struct Bench {
     ahci: EmulatedAhci,
+    arena: Arena,
     devices: Devices,
     disk: Option<Box<dyn Disk>>,
     pool: Pool,
     now: Now,
     events: Vec<(Severity, String, String)>,
+    lost: [Arc<AtomicBool>; 2],
+}
+
+fn at() -> PciAddress {
+    "0000:00:1f.2".parse().unwrap()
 }
 
 impl Bench {
@@ -24,25 +33,54 @@ impl Bench {
         let drives = vec![(0, Some(drive))];
         let ahci = EmulatedAhci::new(AhciConfig { drives, ..AhciConfig::default() }, 1);
         let arena = Arena::new(4 << 20, 1).unwrap();
-        let time = Cell::new(Now::ZERO);
+        let pool = arena.pool(0);
+        let (devices, lost) = (Devices::default(), Default::default());
+        let (now, events) = (Now::ZERO, Vec::new());
+        let mut bench = Self { ahci, arena, devices, disk: None, pool, now, events, lost };
+        bench.bring_up();
+        bench
+    }
+
+    /// Puts the adapter and its drive on the core.
+    fn bring_up(&mut self) {
+        let time = Cell::new(self.now);
         let tick = || {
             time.set(time.get() + TICK);
-            ahci.step(time.get());
+            self.ahci.step(time.get());
             time.get()
         };
-        let opened = single::bring_up_adapter(ahci.open(&arena), AhciOptions::default(), &tick);
+        let device = self.ahci.open(&self.arena);
+        let opened = single::bring_up_adapter(device, AhciOptions::default(), &tick);
         let (mut hba, refused) = opened.unwrap();
-        let mut devices = Devices::default();
-        let now = time.get();
-        devices.time().set(now);
+        self.now = time.get();
+        let devices = &mut self.devices;
+        devices.time().set(self.now);
         let seat = single::take_drive(&mut hba, &refused, 0).unwrap();
         let port = seat.attach(Waker::unneeded(), devices.time());
-        let disk: Option<Box<dyn Disk>> = Some(Box::new(port.open()));
-        devices.add_controller(Box::new(SataAdapter::new(hba)));
-        devices.add_queue(Box::new(port.clone()));
-        devices.add_controller(Box::new(SataDrive::new(port)));
-        let pool = arena.pool(0);
-        Self { ahci, devices, disk, pool, now, events: Vec::new() }
+        self.disk = Some(Box::new(port.open()));
+        self.lost = Default::default();
+        let [adapter, drive] = self.lost.clone();
+        devices.add_controller(at(), Box::new(SataAdapter::new(hba)), adapter);
+        devices.add_queue(at(), Box::new(port.clone()));
+        devices.add_controller(at(), Box::new(SataDrive::new(port)), drive);
+    }
+
+    /// Lets go of all of it.
+    fn release(&mut self) {
+        self.disk = None;
+        self.devices.release(at());
+        let start = self.now;
+        while !self.devices.is_released(at()) {
+            self.run(TICK);
+        }
+        assert!(self.now - start < END_MAX, "nobody lost patience");
+        assert_eq!(self.devices.deadline(self.now), None, "nothing is left");
+        assert!(!self.devices.must_poll());
+    }
+
+    /// Whether the adapter and the drive are known to be lost.
+    fn lost(&self) -> [bool; 2] {
+        self.lost.each_ref().map(|lost| lost.load(Ordering::Relaxed))
     }
 
     fn run(&mut self, time: Now) {
@@ -118,6 +156,36 @@ fn a_drive_that_is_pulled_is_told_once() {
     bench.run(Now::from_secs(3));
     assert_eq!(bench.told("disk.lost"), ["disk pci:0000:00:1f.2/0: is driven no more: removed"]);
     assert!(!bench.devices.must_poll());
+    assert_eq!(bench.lost(), [false, true]);
+    bench.shut_down();
+}
+
+#[test]
+fn a_device_that_is_let_go_can_be_taken_again() {
+    let mut bench = Bench::new(EmulatedDrive::new(512));
+    bench.run(Now::from_millis(1));
+    bench.release();
+    for _ in 0..3 {
+        bench.bring_up();
+        bench.run(Now::from_secs(1));
+        assert_eq!(bench.lost(), [false, false]);
+        bench.ahci.unplug(0);
+        bench.run(Now::from_secs(3));
+        assert_eq!(bench.lost(), [false, true]);
+        bench.release();
+        bench.ahci.plug(0, None);
+    }
+    assert_eq!(bench.told("disk.lost").len(), 3);
+    bench.bring_up();
+    let buf = bench.pool.alloc(4096).unwrap();
+    bench.disk.as_mut().unwrap().submit(1, Op::Read { offset: 0, buf });
+    let mut done = Vec::with_capacity(1);
+    while done.is_empty() {
+        bench.run(TICK);
+        bench.disk.as_mut().unwrap().poll(&mut done);
+    }
+    assert!(done[0].result.is_ok());
+    drop(done);
     bench.shut_down();
 }
 
@@ -130,5 +198,7 @@ fn an_adapter_that_is_torn_out_takes_its_drives_with_it() {
     let told = bench.told("disk.lost");
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told.iter().any(|text| text.starts_with("controller 0000:00:1f.2: ")), "{told:?}");
+    assert_eq!(bench.lost(), [true, true]);
+    bench.release();
     bench.shut_down();
 }

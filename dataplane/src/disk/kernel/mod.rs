@@ -4,8 +4,13 @@
 //! then attached to the ring of each core that drives it or a part of it ([`KernelDisk`]).
 //! Operations start with the ring's next turn; [`Disk::poll`] makes no system call.
 //!
-//! What it does not do: buffered I/O, polling of the device by the kernel (`IOPOLL` needs a ring
-//! without sockets), NVMe passthrough.
+//! Of a block device that has queues without interrupts (`/sys/block/*/queue/io_poll`; for NVMe the
+//! parameter `poll_queues` of the kernel's driver) reads and writes go by a ring of their own, with
+//! `IORING_SETUP_IOPOLL`: [`Disk::poll`] then makes a system call, in which the kernel looks at the
+//! device, while any is in flight. Flushes and the like go by the core's ring. Where the kernel
+//! does not poll after all, everything does.
+//!
+//! What it does not do: buffered I/O, NVMe passthrough.
 
 mod devices;
 mod open;
@@ -16,7 +21,8 @@ mod tests;
 
 pub use devices::{DeviceEntry, list_devices};
 pub use open::{
-    Allocation, KernelFile, KernelOptions, OpenError, create_file, extend_file, reserve_file,
+    Allocation, FileId, KernelFile, KernelOptions, OpenError, Polling, create_file, extend_file,
+    reserve_file,
 };
 pub use smart::health;
 
@@ -31,6 +37,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct KernelDisk {
     info: Info,
     file: FileQueue,
+    /// For reads and writes, if the kernel polls for them. The queue goes before its ring.
+    polled: Option<(FileQueue, Ring)>,
+    /// The kernel did not take a read or write to poll for: no more are given to it.
+    is_unpolled: bool,
     /// Ended without reaching the kernel, for the device has failed.
     refused: Vec<Completion>,
     /// Of the whole file: a flush that failed for one core may have lost what another wrote.
@@ -46,9 +56,28 @@ impl KernelDisk {
         Ok(KernelFile::open(path, options)?.attach(ring))
     }
 
-    fn new(info: Info, file: FileQueue, has_failed: Arc<AtomicBool>) -> Self {
+    fn new(
+        info: Info,
+        file: FileQueue,
+        polled: Option<(FileQueue, Ring)>,
+        has_failed: Arc<AtomicBool>,
+    ) -> Self {
         let refused = Vec::with_capacity(info.queue_depth);
-        Self { info, file, refused, has_failed }
+        Self { info, file, polled, is_unpolled: false, refused, has_failed }
+    }
+
+    /// The next read or write that the kernel has polled for.
+    fn next_polled(&mut self) -> Option<FileDone> {
+        let (polled, _) = self.polled.as_mut()?;
+        loop {
+            let done = polled.next()?;
+            let is_refused = |error: &io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
+            if !done.result.as_ref().is_err_and(is_refused) {
+                return Some(done);
+            }
+            self.is_unpolled = true;
+            self.file.submit(done.tag, done.op);
+        }
     }
 
     fn finish(&mut self, done: FileDone) -> Completion {
@@ -88,15 +117,25 @@ impl Disk for KernelDisk {
         // What is on the medium can still be read, if it can.
         if self.has_failed() && !matches!(op, Op::Read { .. }) {
             self.refused.push(Completion { tag, op, result: Err(Error::Failed) });
-        } else {
-            self.file.submit(tag, op);
+            return;
+        }
+        match (&mut self.polled, &op) {
+            (Some((polled, _)), Op::Read { .. } | Op::Write { .. }) if !self.is_unpolled => {
+                polled.submit(tag, op);
+            }
+            _ => self.file.submit(tag, op),
         }
     }
 
     fn poll(&mut self, done: &mut Vec<Completion>) {
+        if self.must_poll()
+            && let Some((_, ring)) = &self.polled
+        {
+            ring.turn();
+        }
         while done.len() < done.capacity() {
             let ended = self.refused.pop().or_else(|| {
-                let ended = self.file.next()?;
+                let ended = self.next_polled().or_else(|| self.file.next())?;
                 Some(self.finish(ended))
             });
             let Some(ended) = ended else { return };
@@ -105,7 +144,12 @@ impl Disk for KernelDisk {
     }
 
     fn in_flight(&self) -> usize {
-        self.file.in_flight() + self.refused.len()
+        let polled = self.polled.as_ref().map_or(0, |(polled, _)| polled.in_flight());
+        self.file.in_flight() + polled + self.refused.len()
+    }
+
+    fn must_poll(&self) -> bool {
+        self.polled.as_ref().is_some_and(|(polled, _)| polled.in_flight() > 0)
     }
 }
 
@@ -140,6 +184,10 @@ impl Disk for SelfDriven {
 
     fn in_flight(&self) -> usize {
         self.disk.in_flight()
+    }
+
+    fn must_poll(&self) -> bool {
+        self.disk.must_poll()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Opening, locking and examining a file or block device.
 
 use super::KernelDisk;
-use super::probe::{DeviceFacts, mount_point};
+use super::probe::{DeviceFacts, DeviceId, mount_point};
 use crate::disk::Info;
-use crate::uring::{FileModes, FileQueue, Ring};
+use crate::uring::{FileModes, FileQueue, Ring, RingOptions};
 use rustix::fs::{
     AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat,
     StatxFlags, fallocate, flock, fstat, major, minor, statx,
@@ -119,6 +119,43 @@ pub struct KernelFile {
     /// Where our part starts.
     base: u64,
     has_failed: Arc<AtomicBool>,
+    id: FileId,
+    polling: Polling,
+}
+
+/// Whether the kernel polls the device for reads and writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Polling {
+    /// It has no queues for that, or it is a file.
+    No,
+    /// It does.
+    Yes,
+    /// It has, and the kernel gives us no ring for it: why.
+    Refused(String),
+}
+
+/// Of a device with queues that have no interrupts.
+fn polling() -> Polling {
+    match Ring::new(POLLED) {
+        Ok(_) => Polling::Yes,
+        Err(error) => Polling::Refused(error.to_string()),
+    }
+}
+
+/// A ring for reads and writes that the kernel polls for.
+const POLLED: RingOptions = RingOptions { submissions: 256, completions: 1024, polled: true };
+
+/// Which block device it is, so that its removal is noticed also where nothing is read or written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileId(Option<DeviceId>);
+
+impl FileId {
+    /// Whether the device is still there, and has not been replaced by another one. A regular file
+    /// always is.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.0.as_ref().is_none_or(DeviceId::is_there)
+    }
 }
 
 impl KernelFile {
@@ -148,7 +185,29 @@ impl KernelFile {
         if info.capacity == 0 {
             return Err(OpenError::Empty(path.to_owned()));
         }
-        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed: Arc::default() })
+        let id = FileId(is_device.then(|| DeviceId::of(stat.st_rdev)));
+        let is_polled = is_device && DeviceFacts::of(stat.st_rdev).io_poll;
+        let polling = if is_polled { polling() } else { Polling::No };
+        let has_failed = Arc::default();
+        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed, id, polling })
+    }
+
+    /// Whether the kernel polls it.
+    #[must_use]
+    pub fn polling(&self) -> &Polling {
+        &self.polling
+    }
+
+    /// Has the kernel asked to poll it, whatever it says of itself.
+    #[cfg(test)]
+    pub(super) fn poll_anyway(&mut self) {
+        self.polling = polling();
+    }
+
+    /// Which device it is.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id.clone()
     }
 
     /// What the disk is.
@@ -170,12 +229,20 @@ impl KernelFile {
         part
     }
 
-    /// Attaches the disk to the ring of the calling core.
+    /// Attaches the disk to the ring of the calling core. Reads and writes that the kernel polls
+    /// for have a ring of their own, which the disk turns.
     #[must_use]
     pub fn attach(&self, ring: &Ring) -> KernelDisk {
+        // Without it the device interrupts.
+        let polled = if self.polling == Polling::Yes { Ring::new(POLLED).ok() } else { None };
+        let polled = polled.map(|ring| (self.queue(&ring), ring));
+        let has_failed = Arc::clone(&self.has_failed);
+        KernelDisk::new(self.info.clone(), self.queue(ring), polled, has_failed)
+    }
+
+    fn queue(&self, ring: &Ring) -> FileQueue {
         let depth = self.info.queue_depth;
-        let queue = FileQueue::new(ring, Arc::clone(&self.fd), self.base, self.modes, depth);
-        KernelDisk::new(self.info.clone(), queue, Arc::clone(&self.has_failed))
+        FileQueue::new(ring, Arc::clone(&self.fd), self.base, self.modes, depth)
     }
 }
 

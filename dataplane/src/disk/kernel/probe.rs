@@ -14,6 +14,8 @@ pub(super) struct DeviceFacts {
     pub(super) fua: bool,
     pub(super) deallocate: bool,
     pub(super) rotational: bool,
+    /// Whether the kernel can poll it: it has queues without interrupts.
+    pub(super) io_poll: bool,
 }
 
 impl DeviceFacts {
@@ -23,6 +25,7 @@ impl DeviceFacts {
         fua: false,
         deallocate: false,
         rotational: false,
+        io_poll: false,
     };
 
     /// Of the device with this number, or of the disk that it is a partition of.
@@ -43,7 +46,36 @@ impl DeviceFacts {
             deallocate: number::<u64>(queue, "discard_max_bytes").unwrap_or(0) > 0
                 && number::<u64>(queue, "write_zeroes_max_bytes").unwrap_or(0) > 0,
             rotational: number::<u32>(queue, "rotational") == Some(1),
+            io_poll: number::<u32>(queue, "io_poll") == Some(1),
         }
+    }
+}
+
+/// A block device among all that have had its number since the machine started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DeviceId {
+    /// Where sysfs shows it.
+    link: PathBuf,
+    /// What tells it from earlier and later ones of its number, where the kernel counts them.
+    sequence: Option<u64>,
+}
+
+impl DeviceId {
+    pub(super) fn of(device: Dev) -> Self {
+        Self::at(format!("/sys/dev/block/{}:{}", major(device), minor(device)).into())
+    }
+
+    fn at(link: PathBuf) -> Self {
+        // A partition has its disk's.
+        let directory = fs::canonicalize(&link).unwrap_or_else(|_| link.clone());
+        let sequence =
+            number(&directory, "diskseq").or_else(|| number(&directory.join(".."), "diskseq"));
+        Self { link, sequence }
+    }
+
+    /// Whether it is still there.
+    pub(super) fn is_there(&self) -> bool {
+        self.link.exists() && Self::at(self.link.clone()).sequence == self.sequence
     }
 }
 
@@ -91,6 +123,24 @@ mod tests {
     }
 
     #[test]
+    fn a_device_is_known_from_its_successors() {
+        let root = std::env::temp_dir().join(format!("device-id-{}", std::process::id()));
+        let disk = root.join("disk");
+        fs::create_dir_all(disk.join("part")).unwrap();
+        fs::write(disk.join("diskseq"), "7\n").unwrap();
+        let whole = DeviceId::at(disk.clone());
+        let link = root.join("link");
+        std::os::unix::fs::symlink(disk.join("part"), &link).unwrap();
+        let part = DeviceId::at(link);
+        assert!(whole.is_there() && part.is_there());
+        assert_eq!((whole.sequence, part.sequence), (Some(7), Some(7)));
+        fs::write(disk.join("diskseq"), "8\n").unwrap();
+        assert!(!whole.is_there() && !part.is_there(), "another one has its number");
+        fs::remove_dir_all(&root).unwrap();
+        assert!(!whole.is_there() && !part.is_there());
+    }
+
+    #[test]
     fn what_is_not_told_is_as_bad_as_it_may_be() {
         assert_eq!(facts("empty", &[]), DeviceFacts::UNKNOWN);
         assert_eq!(DeviceFacts::of(rustix::fs::makedev(0, 4_000)), DeviceFacts::UNKNOWN);
@@ -107,6 +157,7 @@ mod tests {
                 ("discard_max_bytes", "2199023255040"),
                 ("write_zeroes_max_bytes", "2199023255040"),
                 ("rotational", "1"),
+                ("io_poll", "1"),
             ],
         );
         let expected = DeviceFacts {
@@ -115,6 +166,7 @@ mod tests {
             fua: true,
             deallocate: true,
             rotational: true,
+            io_poll: true,
         };
         assert_eq!(told, expected);
         let zeroes_only = facts("zeroes", &[("write_zeroes_max_bytes", "1"), ("fua", "0")]);

@@ -96,6 +96,22 @@ fn a_file_conforms() {
     }
 }
 
+/// On a device without queues for it the kernel polls as it can, or refuses, and then all goes by
+/// the other ring.
+#[test]
+fn a_file_that_the_kernel_is_asked_to_poll_conforms() {
+    let scratch = Scratch::new("polled");
+    let path = scratch.file(SIZE);
+    if has_direct_io(&path) {
+        conformance::run(&mut || {
+            let mut file = open(&path).unwrap();
+            assert_eq!(file.polling(), &Polling::No);
+            file.poll_anyway();
+            Box::new(SelfDriven::new(&file, ring()))
+        });
+    }
+}
+
 #[test]
 fn a_part_of_a_sparse_file_conforms_and_stays_within() {
     let scratch = Scratch::new("part");

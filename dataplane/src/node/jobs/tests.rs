@@ -1,5 +1,6 @@
 //! Control without cores: its orders are carried out here, or fail as the test says.
 
+mod admission;
 mod reservations;
 
 use super::*;
@@ -38,6 +39,8 @@ struct Bench {
     replies: Vec<(ConnectionId, Reply)>,
     dropped: Vec<(usize, VolumeId)>,
     settled: u16,
+    /// What cores find next when they mount, by core.
+    landing: Vec<Vec<Landed>>,
 }
 
 impl Bench {
@@ -109,6 +112,7 @@ impl Bench {
             replies: Vec::new(),
             dropped: Vec::new(),
             settled: 0,
+            landing: Vec::new(),
         }
     }
 
@@ -151,8 +155,15 @@ impl Bench {
             Message::SetRoute { token, .. } => {
                 Some(Message::Shard { token, reply: ShardReply::Changed(Ok(())) })
             }
-            Message::Ping { token } => {
+            Message::Ping { token }
+            | Message::Retire { token, .. }
+            | Message::Release { token, .. } => {
                 Some(Message::Shard { token, reply: ShardReply::Changed(Ok(())) })
+            }
+            Message::Arrive { token, .. } => Some(self.land(token)),
+            Message::Serve { disk } => {
+                self.failures[disk] = None;
+                None
             }
             Message::Quiesce => Some(Message::Quiet),
             Message::Settle => {

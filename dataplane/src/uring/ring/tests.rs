@@ -11,7 +11,7 @@ fn nops(owner: &Owner, indices: std::ops::Range<u32>) {
 #[test]
 fn more_than_the_queues_hold_is_never_lost() {
     const COUNT: u32 = 1000;
-    let ring = Ring::new(RingOptions { submissions: 4, completions: 8 }).unwrap();
+    let ring = Ring::new(RingOptions { submissions: 4, completions: 8, polled: false }).unwrap();
     let owner = ring.join();
     nops(&owner, 0..COUNT);
     assert!(ring.counters().deferred >= u64::from(COUNT) - 4);

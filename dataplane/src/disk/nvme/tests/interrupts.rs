@@ -4,6 +4,7 @@ use super::{Rig, TICK, arena, read_op};
 use crate::core::Devices;
 use crate::disk::Disk;
 use crate::disk::nvme::{NvmeOptions, NvmeQueue};
+use crate::pci::PciAddress;
 use crate::sim::nvme::{EmulatedNvme, EmulatedRegisters, NvmeConfig};
 use crate::uring::{Ring, RingOptions};
 use std::time::Duration;
@@ -11,15 +12,16 @@ use std::time::Duration;
 /// A queue on a core with a ring.
 fn core(rig: &mut Rig, ring: &Ring) -> (Devices, NvmeQueue<EmulatedRegisters>) {
     rig.until("it runs", |rig| rig.controller.is_running());
+    let at: PciAddress = "0000:01:00.0".parse().unwrap();
     let mut devices = Devices::default();
     let mut seat = rig.controller.take_seat().unwrap();
     let interrupt = seat.take_interrupt();
     let queue = seat.attach(ring.waker(), rig.time.clone());
     match interrupt {
         Some(interrupt) => {
-            devices.add_interrupting(Box::new(queue.clone()), Box::new(interrupt), ring);
+            devices.add_interrupting(at, Box::new(queue.clone()), Box::new(interrupt), ring);
         }
-        None => devices.add_queue(Box::new(queue.clone())),
+        None => devices.add_queue(at, Box::new(queue.clone())),
     }
     rig.queues.push(queue.clone());
     (devices, queue)

@@ -1,0 +1,59 @@
+//! A disk of the kernel's whose completions the kernel polls for.
+
+use anyhow::{Result, ensure};
+
+use super::machine::{Machine, Ssd};
+use crate::bed::Maker;
+use crate::scenario::Outcome;
+
+/// With queues that have no interrupts the driver keeps every promise of a disk, and the node
+/// serves it without an interrupt for a read or write.
+pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
+        let printed = machine.run(
+            "# conformance
+            modprobe -r nvme
+            modprobe nvme poll_queues=1
+            until_there /dev/nvme0n1
+            [ $(cat /sys/block/nvme0n1/queue/io_poll) = 1 ]
+            $C conformance /dev/nvme0n1",
+        )?;
+        ensure!(printed.contains("polling: Yes") && printed.contains("passed"), "{printed}");
+        let device = machine.run(
+            r#"# serve
+            $B disk format /dev/nvme0n1 --shards 2 --force
+            configure pci:0000:01:00.0 1
+            sed -i -e 's|^device = .*|path = "/dev/nvme0n1"|' -e '/^namespace/d' /run/node.toml
+            start
+            $B host allow '*'
+            $B volume create v 256MiB --uuid $UUID
+            connect --nr-io-queues=2
+            device"#,
+        )?;
+        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let printed = machine.run(&format!(
+            r#"# verify
+            interrupts() {{
+                awk '/nvme0q[1-9]/ {{ for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+$/) n += $i }}
+                    END {{ print n + 0 }}' /proc/interrupts
+            }}
+            before=$(interrupts)
+            fio --name=v --filename={device} --rw=randrw --bsrange=4k-64k --size=64M --io_size=32M \
+                --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
+                --randseed=5 > /tmp/fio || {{ cat /tmp/fio; false; }}
+            fio --name=r --filename={device} --rw=randread --bs=4k --size=64M --io_size=8M \
+                --iodepth=8 --ioengine=libaio --direct=1 > /tmp/fio || {{ cat /tmp/fio; false; }}
+            after=$(interrupts)
+            ! $B events | grep disk.unpolled
+            nvme disconnect-all
+            stop
+            $B disk check /dev/nvme0n1 > /dev/null
+            echo $((after - before))"#
+        ))?;
+        // Flushes and the like have interrupts: far fewer than the 2,048 reads of the second run.
+        let interrupts: u64 = printed.lines().last().unwrap_or_default().trim().parse()?;
+        ensure!(interrupts < 1024, "{interrupts} interrupts");
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
