@@ -621,3 +621,17 @@ fn a_sink_with_little_room_gets_everything_in_the_end() {
     assert!(finished.data == fabric.link(id).memory.volumes[0][..200 * 4096]);
     good(&fabric.read(id, 0, &[0x12, 0, 0, 0, 36, 0], 36));
 }
+
+#[test]
+fn bursts_a_little_short_of_pages_are_sent_in_as_many_pdus_as_there_is_room_for() {
+    for (receive_max, burst_max) in [(8192, 16_380), (12_284, 16_380), (8192, 12_288), (8192, 8192)]
+    {
+        let mut fabric = fabric();
+        let config = InitiatorConfig { receive_max, burst_max, ..InitiatorConfig::default() };
+        let id = fabric.log_in(config);
+        let finished = fabric.read(id, 0, &read16(0, 256), SIZE as u32);
+        assert!(finished.data == fabric.link(id).memory.volumes[0]);
+        let finished = fabric.read(id, 1, &read16(1, 2047), SIZE as u32 - 512);
+        assert!(finished.data == fabric.link(id).memory.volumes[1][512..]);
+    }
+}

@@ -34,6 +34,15 @@ struct Limits {
 }
 
 impl Limits {
+    /// For data that are not copied: PDUs and bursts of whole pages, and no burst ends with a small
+    /// PDU, so that [`BURST_PDUS_MAX`] suffice. Neither may be less than [`UNCOPIED_MIN`].
+    fn uncopied(pdu: u32, burst: u32, total: u32, skew: u32) -> Self {
+        assert!(pdu.min(burst) >= UNCOPIED_MIN, "smaller ones are copied");
+        let block = BLOCK as u32;
+        let pdu = pdu.min(burst) / block * block;
+        Self { pdu, burst: burst / pdu * pdu, total, skew }
+    }
+
     /// The Data-In from `start` on, in a burst that began at `burst_start`.
     fn cut(&self, start: u32, burst_start: u32) -> Cut {
         let burst_end = burst_start.saturating_add(self.burst).min(self.total);
@@ -59,16 +68,18 @@ impl<B: Buffer> Connection<B> {
             DataIn::Buffer { .. } => pdu.min(burst) < UNCOPIED_MIN,
             _ => true,
         };
+        let total = entry.deliver;
+        if is_copied {
+            // Bursts are told from what was sent: those of copied data need not be on the grid.
+            let pdu = pdu.min(COPIED_MAX as u32);
+            self.emit_copied(slot, Limits { pdu, burst, total, skew: 0 }, sink);
+            return true;
+        }
         let skew = match &entry.data {
             DataIn::Buffer { range, .. } => (range.start % BLOCK) as u32,
             _ => 0,
         };
-        let pdu = if is_copied { pdu.min(COPIED_MAX as u32) } else { pdu };
-        let limits = Limits { pdu, burst, total: entry.deliver, skew };
-        if is_copied {
-            self.emit_copied(slot, limits, sink);
-            return true;
-        }
+        let limits = Limits::uncopied(pdu, burst, total, skew);
         let pdus = count(&limits);
         assert!(pdus <= BURST_PDUS_MAX, "a transfer is bounded");
         if pdus > 1 && !sink.has_room_for(pdus) {
@@ -81,8 +92,6 @@ impl<B: Buffer> Connection<B> {
     fn emit_copied<T: TxSink<B>>(&mut self, slot: u16, limits: Limits, sink: &mut T) {
         let entry = &self.slots[slot];
         let start = entry.delivered;
-        // Bursts are told from what was sent: those of copied data need not be on the grid.
-        let limits = Limits { skew: 0, ..limits };
         let burst_start = start - start % limits.burst;
         let mut cut = limits.cut(start, burst_start);
         let burst_end = burst_start.saturating_add(limits.burst).min(limits.total);
@@ -219,18 +228,19 @@ mod tests {
     proptest! {
         #[test]
         fn cuts_cover_all_within_limits_and_on_the_grid(
-            pdu in 2048..70_000_u32,
-            burst in 2048..70_000_u32,
-            total in 1..1_048_577_u32,
+            pdu in prop_oneof![2048..6200_u32, 2048..70_000_u32],
+            burst in prop_oneof![2048..6200_u32, 2048..270_000_u32],
+            total in prop_oneof![1..1_048_577_u32, Just(1 << 20)],
             sectors in 0..8_u32,
         ) {
-            let limits = Limits { pdu: pdu * 4, burst: burst * 4, total, skew: sectors * 512 };
+            let (pdu, burst) = (pdu * 4, burst * 4);
+            let limits = Limits::uncopied(pdu, burst, total, sectors * 512);
             let (mut at, mut burst_start, mut pdus) = (0, 0, 0);
             let mut ended = false;
             for_each(&limits, |run, is_final| {
                 assert_eq!(run.start, at);
-                assert!(run.end > run.start && run.end - run.start <= limits.pdu);
-                assert!(run.end - burst_start <= limits.burst);
+                assert!(run.end > run.start && run.end - run.start <= pdu);
+                assert!(run.end - burst_start <= burst);
                 assert!(run.end == total || (run.end + limits.skew).is_multiple_of(BLOCK as u32));
                 at = run.end;
                 pdus += 1;
@@ -240,7 +250,7 @@ mod tests {
                 }
             });
             prop_assert!(ended && at == total);
-            prop_assert!(pdus <= BURST_PDUS_MAX * 2, "{pdus}");
+            prop_assert!(pdus <= BURST_PDUS_MAX, "{pdus}");
         }
     }
 }
