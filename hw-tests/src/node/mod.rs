@@ -56,6 +56,11 @@ pub(crate) trait Node {
     /// Where the discovery subsystem listens alone.
     fn discovery(&self) -> Portal;
 
+    /// Name and portal of its iSCSI target, if it has one.
+    fn iscsi(&self) -> Option<(&str, Portal)> {
+        None
+    }
+
     fn offers(&self, ability: Ability) -> bool;
 
     /// Makes a volume and returns its namespace id.

@@ -6,6 +6,7 @@ mod data;
 mod faults;
 mod full;
 mod hostile;
+mod iscsi;
 mod many;
 mod namespaces;
 mod reservations;
@@ -81,6 +82,9 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_bed("reset", "the host resets its controller under I/O", faults::reset),
     on_bed("kill", "the node is killed and restarted under I/O", faults::kill),
     on_bed("acknowledged", "what was acknowledged is there after a kill", faults::acknowledged),
+    on_bed("iscsi-connect", "open-iscsi: discovery, offers, digests, growth", iscsi::connect),
+    on_bed("iscsi-files", "ext4, xfs and fio over iSCSI", iscsi::files),
+    on_bed("iscsi-faults", "LUN resets and kills under a verified load", iscsi::faults),
     on_wide("several-cores", "two cores, four queues: load, changes, kills", cores::several),
     on_wide("ipv6", "discovery, connect and I/O over IPv6", connect::ipv6),
     on_wide("full-disk", "a full disk fails its writers alone, and recovers", full::disk),
