@@ -1,12 +1,18 @@
 //! A stock Linux host that speaks iSCSI: open-iscsi, sg3-utils, LVM, sanlock and QEMU.
 
+mod commands;
 mod connect;
 mod files;
+mod shared;
+mod software;
 
 use anyhow::{Context, Result};
 
+pub(crate) use commands::commands;
 pub(crate) use connect::{connect, faults};
 pub(crate) use files::files;
+pub(crate) use shared::{both, fence};
+pub(crate) use software::{lvm, qemu, sanlock};
 
 use super::Outcome;
 use crate::bed::Bed;
