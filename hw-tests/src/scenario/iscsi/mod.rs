@@ -21,6 +21,7 @@ const MIB: u64 = 1 << 20;
 
 /// Functions that every script of an initiator may use.
 const TOOLS: &str = r#"
+    trap 'echo "failed: $BASH_COMMAND" >&2' ERR
     initiator() { # starts open-iscsi, under the name of this guest
         pidof iscsid > /dev/null && return
         modprobe -a iscsi_tcp sd_mod sg

@@ -38,7 +38,8 @@ pub(crate) fn both(bed: &mut Bed) -> Result<Outcome> {
              mount $d /mnt
              for n in 1 2 3 4; do head -c $((n * 777777)) /dev/urandom > /mnt/$n; done
              cp -r /etc /mnt/tree
-             (cd /mnt && find . -type f -exec md5sum {{}} +) | sort > /mnt/sums
+             (cd /mnt && find . -type f -exec md5sum {{}} +) | sort > /tmp/sums
+             cp /tmp/sums /mnt/sums
              umount /mnt"
         ),
     )?;

@@ -35,8 +35,8 @@ pub(crate) fn lvm(bed: &mut Bed) -> Result<Outcome> {
             "login
              {LVM}
              d=$(unit {lun})
-             pvcreate -q $d
-             vgcreate -q network $d
+             pvcreate -qq $d
+             vgcreate -qq network $d
              lvcreate -qq -y -L 64M -n first network
              lvcreate -qq -y -L 64M -n second network
              head -c 8M /dev/urandom > /tmp/data
@@ -171,7 +171,8 @@ pub(crate) fn sanlock(bed: &mut Bed) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// QEMU's own initiator, libiscsi: images, patterns, holes.
+/// QEMU's own initiator, libiscsi: images, patterns, holes. QEMU 10.0 cannot read much at once from
+/// a unit of 4096-byte blocks: it asks for the state of 2^31 - 512 bytes, and finds that odd.
 pub(crate) fn qemu(bed: &mut Bed) -> Result<Outcome> {
     if let Some(outcome) = lacking(bed) {
         return Ok(outcome);
@@ -201,7 +202,8 @@ pub(crate) fn qemu(bed: &mut Bed) -> Result<Outcome> {
              qemu-io -f qcow2 -c 'write -P 0x77 1M 2M' $one > /dev/null
              qemu-img check -q -f qcow2 $one
              qemu-img convert -n -f qcow2 -O raw $one $two
-             qemu-io -f raw -c 'read -P 0x77 1M 2M' $two > /tmp/io
+             qemu-img compare -f qcow2 -F raw $one $two > /dev/null
+             qemu-io -f qcow2 -c 'read -P 0x77 1M 2M' -c 'read -P 0 3M 5M' $one > /tmp/io
              ! grep -qi 'verification failed\\|error' /tmp/io"
         ),
     )?;
