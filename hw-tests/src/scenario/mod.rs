@@ -6,7 +6,7 @@ mod data;
 mod faults;
 mod full;
 mod hostile;
-mod iscsi;
+pub(crate) mod iscsi;
 mod many;
 mod namespaces;
 mod reservations;
@@ -101,7 +101,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_wide("many-controllers", "128 controllers, no more, and again", many::controllers),
     Scenario {
         name: "wire",
-        about: "tshark finds no fault with the traffic, digests included",
+        about: "tshark finds no fault with the traffic of both protocols, digests included",
         run: Run::Alone(wire::check),
     },
     alone("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),

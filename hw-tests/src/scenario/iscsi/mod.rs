@@ -5,6 +5,7 @@ mod connect;
 mod files;
 mod shared;
 mod software;
+pub(crate) mod wire;
 
 use anyhow::{Context, Result};
 

@@ -164,7 +164,10 @@ pub(crate) fn fence(bed: &mut Bed) -> Result<Outcome> {
     // Both register, ignoring what is there, to be kept over power loss; A reserves.
     a(bed, "out --register-ignore --param-sark=0xa1 --param-aptpl")?;
     b(bed, "out --register-ignore --param-sark=0xb1 --param-aptpl")?;
-    b(bed, "told --read-keys | grep -oE '0x(a1|b1)$' | sort | tr '\\n' ' ' | grep -qx '0xa1 0xb1 '")?;
+    b(
+        bed,
+        "told --read-keys | grep -oE '0x(a1|b1)$' | sort | tr '\\n' ' ' | grep -qx '0xa1 0xb1 '",
+    )?;
     a(bed, "out --reserve --param-rk=0xa1 --prout-type=5")?;
     b(
         bed,
