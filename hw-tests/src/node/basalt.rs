@@ -1,7 +1,9 @@
 //! Our node, on the host, on disks in files.
 
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -23,6 +25,14 @@ const BUFFERS_MIB: u64 = 128;
 const METADATA_CACHE_MIB: u64 = 64;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// What an initiator and the target prove to one another.
+pub(crate) struct Chap {
+    pub(crate) user: &'static str,
+    pub(crate) secret: &'static str,
+    pub(crate) target_user: &'static str,
+    pub(crate) target_secret: &'static str,
+}
 
 /// A `basalt serve` process with its files in one folder.
 pub(crate) struct Basalt {
@@ -123,6 +133,24 @@ impl Basalt {
         let volume = self.manage(&["volume", "show", name])?;
         let nsid = find_number(&volume, "nsid").context("`volume show` names no nsid")?;
         Ok(u32::try_from(nsid)?)
+    }
+
+    /// Lets an initiator log in that proves who it is, and wants the same of the target.
+    pub(crate) fn allow_chap(&self, initiator: &str, chap: &Chap) -> Result<()> {
+        let file = |name: &str, secret: &str| -> Result<String> {
+            let path = self.folder.join(name);
+            let _ = fs::remove_file(&path);
+            let mut file =
+                fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(secret.as_bytes())?;
+            Ok(path.to_str().context("the path is not UTF-8")?.to_owned())
+        };
+        let (secret, target) =
+            (file("secret", chap.secret)?, file("target-secret", chap.target_secret)?);
+        let mut arguments = vec!["host", "allow", initiator, "--chap", chap.user];
+        arguments.extend(["--secret-file", &secret]);
+        arguments.extend(["--target-user", chap.target_user, "--target-secret-file", &target]);
+        self.manage(&arguments).map(drop)
     }
 
     /// Resident memory of the process in bytes.

@@ -1,5 +1,6 @@
 //! A stock Linux host that speaks iSCSI: open-iscsi, sg3-utils, LVM, sanlock and QEMU.
 
+mod chap;
 mod commands;
 mod connect;
 mod files;
@@ -9,6 +10,7 @@ pub(crate) mod wire;
 
 use anyhow::{Context, Result};
 
+pub(crate) use chap::chap;
 pub(crate) use commands::commands;
 pub(crate) use connect::{connect, faults};
 pub(crate) use files::files;

@@ -43,6 +43,7 @@ pub(crate) fn live(bed: &mut Bed) -> Result<()> {
             &format!(
                 "login node.conn[0].iscsi.HeaderDigest={header} \\
                      node.conn[0].iscsi.DataDigest={data} \\
+                     node.session.iscsi.ImmediateData={immediate} \\
                      node.conn[0].timeo.noop_out_interval=1
                  d=$(unit {lun})
                  head -c 700k /dev/urandom > /tmp/data
