@@ -83,7 +83,7 @@ const BLOCKS: &str = r#"
     sg_sync $d
     sg_sync --16 --lba=8 --count=8 $d
 
-    # COMPARE AND WRITE: once it is as expected, then it is not, from the first byte or from byte 77.
+    # COMPARE AND WRITE: first it is as expected, then it is not, from some byte on.
     cat /tmp/zero /tmp/one > /tmp/swap
     swap() { sg_compare_and_write --in=$1 --lba=1000 --num=1 --xferlen=1024 $d; }
     swap /tmp/swap

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::{MIB, Outcome, TOOLS, lacking, step, step_in_second, unit};
 use crate::bed::Bed;
 
-/// How a host finds out what it may do: `rw`, `r-`, `--`, or with `?` where an error is no conflict.
+/// How a host finds out what it may do: `rw`, `r-`, `--`, or `?` where an error is no conflict.
 const MAY: &str = r#"
     may() { # DEVICE
         local r=- w=-
@@ -186,38 +186,7 @@ pub(crate) fn fence(bed: &mut Bed) -> Result<Outcome> {
 
     arbitrate(bed, &host, lun)?;
 
-    // The fenced host comes back: it registers, defends nothing, and takes over again.
-    a(
-        bed,
-        "fails out --reserve --param-rk=0xa1 --prout-type=5
-         out --register-ignore --param-sark=0xa2 --param-aptpl
-         [ $(may $d) = rw ]
-         out --preempt --param-rk=0xa2 --param-sark=0xb1 --prout-type=5
-         expect 'Key=0xa2' told --read-reservation",
-    )?;
-    b(bed, "expect 'Registrations preempted' sg_requests $d; [ $(may $d) = r- ]")?;
-    // The node goes and comes back; both find what was there.
-    bed.kill_and_restart(Duration::from_millis(300))?;
-    let back = "until_true 60 logged_in";
-    a(bed, &format!("{back}; expect 'Key=0xa2' told --read-reservation; [ $(may $d) = rw ]"))?;
-    b(bed, &format!("{back}; expect 'Key=0xa2' told --read-reservation; [ $(may $d) = r- ]"))?;
-    // Release tells the other registrants; clear ends everything.
-    b(bed, "out --register-ignore --param-sark=0xb2")?;
-    a(bed, "out --release --param-rk=0xa2 --prout-type=5")?;
-    b(
-        bed,
-        "expect 'Reservations released' sg_requests $d
-         out --reserve --param-rk=0xb2 --prout-type=3
-         out --clear --param-rk=0xb2",
-    )?;
-    a(
-        bed,
-        "expect 'Reservations preempted' sg_requests $d
-         [ $(may $d) = rw ]
-         expect 'no registered|there are NO' told --read-keys
-         logout",
-    )?;
-    b(bed, "[ $(may $d) = rw ]; logout")?;
+    come_back(bed, &host)?;
     // Conflicts were asked for.
     bed.forgive()?;
     Ok(Outcome::Passed)
@@ -253,5 +222,44 @@ fn arbitrate(bed: &mut Bed, host: &str, lun: u32) -> Result<()> {
     .context("preempt and abort")?;
     bed.guest.finish(load).context("the load of who was preempted")?;
     step(bed, &format!("{host}\n[ $(may $d) = r- ]\nexpect '^ +0xb1$' told --read-keys"))?;
+    Ok(())
+}
+
+/// The fenced host comes back and takes over; the node goes and comes back; all ends.
+fn come_back(bed: &mut Bed, host: &str) -> Result<()> {
+    let a = |bed: &mut Bed, script: &str| step(bed, &format!("{host}\n{script}"));
+    let b = |bed: &mut Bed, script: &str| step_in_second(bed, &format!("{host}\n{script}"));
+    // It registers, and preempts who has preempted it.
+    a(
+        bed,
+        "fails out --reserve --param-rk=0xa1 --prout-type=5
+         out --register-ignore --param-sark=0xa2 --param-aptpl
+         [ $(may $d) = rw ]
+         out --preempt --param-rk=0xa2 --param-sark=0xb1 --prout-type=5
+         expect 'Key=0xa2' told --read-reservation",
+    )?;
+    b(bed, "expect 'Registrations preempted' sg_requests $d; [ $(may $d) = r- ]")?;
+    // The node goes and comes back; both find what was there.
+    bed.kill_and_restart(Duration::from_millis(300))?;
+    let back = "until_true 60 logged_in";
+    a(bed, &format!("{back}; expect 'Key=0xa2' told --read-reservation; [ $(may $d) = rw ]"))?;
+    b(bed, &format!("{back}; expect 'Key=0xa2' told --read-reservation; [ $(may $d) = r- ]"))?;
+    // Release tells the other registrants; clear ends everything.
+    b(bed, "out --register-ignore --param-sark=0xb2")?;
+    a(bed, "out --release --param-rk=0xa2 --prout-type=5")?;
+    b(
+        bed,
+        "expect 'Reservations released' sg_requests $d
+         out --reserve --param-rk=0xb2 --prout-type=3
+         out --clear --param-rk=0xb2",
+    )?;
+    a(
+        bed,
+        "expect 'Reservations preempted' sg_requests $d
+         [ $(may $d) = rw ]
+         expect 'no registered|there are NO' told --read-keys
+         logout",
+    )?;
+    b(bed, "[ $(may $d) = rw ]; logout")?;
     Ok(())
 }

@@ -81,9 +81,9 @@ pub(crate) fn live(bed: &mut Bed) -> Result<()> {
 
 /// Reads the capture with tshark, the dissector told to be strict.
 ///
-/// Wireshark 4.0 (Debian 12) dissects every PDU, verifies both digests, and knows the parameter data
-/// of most commands; what it does not know it shows as bytes, without complaint. It takes the list
-/// of log pages for parameters, and finds it short.
+/// Wireshark 4.0 (Debian 12) dissects every PDU, verifies both digests, and knows the parameter
+/// data of most commands; what it does not know it shows as bytes, without complaint. It takes the
+/// list of log pages for parameters, and finds it short.
 pub(crate) fn judge(file: &Path, port: u16) -> Result<()> {
     let tshark = format!(
         "tshark -r '{}' -d tcp.port=={port},iscsi -o iscsi.bogus_pdu_max_data_len:16777216 \\
