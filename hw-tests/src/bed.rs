@@ -38,6 +38,10 @@ pub(crate) struct Bed {
     pub(crate) node: Box<dyn Node>,
     pub(crate) shape: Shape,
     volumes: Vec<String>,
+    /// A second host, once a scenario has asked for it.
+    second: Option<Guest>,
+    image: Image,
+    folder: PathBuf,
 }
 
 /// Functions that every script may use.
@@ -83,6 +87,25 @@ until_true() { # SECONDS COMMAND...
 }
 "#;
 
+/// Leaves no session behind.
+const DISCONNECTED: &str = r#"
+    nvme disconnect-all
+    [ -z "$(ls /sys/class/nvme)" ]
+    ! pidof iscsid > /dev/null || iscsiadm -m node --logout > /dev/null 2>&1 || true
+    [ -z "$(ls /sys/class/iscsi_session 2> /dev/null)" ]
+"#;
+
+/// Makes the second guest another host than the first.
+const SECOND_IDENTITY: &str = "
+    echo nqn.2014-08.org.nvmexpress:uuid:6e8a0a5c-3c0f-4c6c-8d0e-5d1f6f6b0002 > /etc/nvme/hostnqn
+    echo 6e8a0a5c-3c0f-4c6c-8d0e-5d1f6f6b0002 > /etc/nvme/hostid";
+
+/// What no kernel should ever say.
+const BUGS: &str = "BUG:|WARNING:|Oops|hung task|blocked for more";
+
+/// What a kernel says of storage that fails it.
+const ERRORS: &str = "I/O error|conflict error|critical [a-z]+ error|conn error|ping timeout";
+
 /// Enough for one step on a machine that does other work besides.
 const STEP_LIMIT: Duration = Duration::from_secs(90);
 
@@ -95,14 +118,15 @@ impl Maker {
         let mut node: Box<dyn Node> = match self.kind {
             Kind::Basalt => Box::new(Basalt::new(&self.binary, &folder.join("node"), shape)?),
             Kind::Nvmet => {
-                let (port, _) = node::free_ports()?;
+                let [port] = node::free_ports()?;
                 options.forward = Some((port, Nvmet::GUEST_PORT));
                 Box::new(Nvmet::new(port))
             }
         };
         let guest = Guest::boot(&self.image, &folder.join("guest"), &options)?;
         node.start(&guest)?;
-        Ok(Bed { guest, node, shape, volumes: Vec::new() })
+        let image = self.image.clone();
+        Ok(Bed { guest, node, shape, volumes: Vec::new(), second: None, image, folder })
     }
 }
 
@@ -152,39 +176,77 @@ impl Bed {
 
     /// Runs a script that must fail.
     pub(crate) fn run_to_fail(&self, script: &str) -> Result<String> {
-        self.guest.run_to_fail(&self.with_prelude(script), STEP_LIMIT)
+        self.guest.run_to_fail(&self.with_prelude(script, 'a'), STEP_LIMIT)
     }
 
     /// Starts a script that runs beside others.
     pub(crate) fn start(&self, script: &str, limit: Duration) -> Result<Job> {
-        self.guest.start(&self.with_prelude(script), limit)
+        self.guest.start(&self.with_prelude(script, 'a'), limit)
+    }
+
+    /// As [`Bed::run`], in a second host, which is booted when first asked for and has names and
+    /// identifiers of its own.
+    pub(crate) fn run_in_second(&mut self, script: &str) -> Result<String> {
+        let job = self.start_in_second(script, STEP_LIMIT)?;
+        self.second.as_ref().context("it was just booted")?.finish(job)
+    }
+
+    /// As [`Bed::start`], in the second host.
+    pub(crate) fn start_in_second(&mut self, script: &str, limit: Duration) -> Result<Job> {
+        if self.second.is_none() {
+            let options = Options { memory_mib: 512, processors: 2, ..Options::default() };
+            let guest = Guest::boot(&self.image, &self.folder.join("second"), &options)?;
+            guest.run(SECOND_IDENTITY, STEP_LIMIT)?;
+            self.second = Some(guest);
+        }
+        let script = self.with_prelude(script, 'b');
+        self.second.as_ref().context("it was just booted")?.start(&script, limit)
+    }
+
+    /// What the kernels have said is as it should be, given what the scenario did; a bug or a task
+    /// that hangs never is.
+    pub(crate) fn forgive(&mut self) -> Result<()> {
+        self.check_kernels(BUGS)
     }
 
     /// The same for all scenarios: nothing connected, no volume, and a kernel without complaints.
     pub(crate) fn clear(&mut self) -> Result<()> {
-        self.run("nvme disconnect-all; [ -z \"$(ls /sys/class/nvme)\" ]")?;
+        self.run(DISCONNECTED)?;
+        if self.second.is_some() {
+            self.run_in_second(DISCONNECTED)?;
+        }
         for volume in std::mem::take(&mut self.volumes) {
             self.node.delete_volume(&self.guest, &volume)?;
         }
-        let complaints = self.run(
-            "dmesg -c | grep -E 'BUG:|WARNING:|Oops|hung task|blocked for more|I/O error' || true",
-        )?;
+        self.check_kernels(&format!("{BUGS}|{ERRORS}"))
+    }
+
+    /// Empties the kernels' logs; an error if something of this pattern was there.
+    fn check_kernels(&mut self, pattern: &str) -> Result<()> {
+        let script = format!("dmesg -c | grep -E '{pattern}' || true");
+        let mut complaints = self.run(&script)?;
+        if self.second.is_some() {
+            complaints += &self.run_in_second(&script)?;
+        }
         ensure!(complaints.is_empty(), "the guest's kernel complains:\n{complaints}");
         Ok(())
     }
 
-    fn with_prelude(&self, script: &str) -> String {
+    fn with_prelude(&self, script: &str, guest: char) -> String {
         let portal = self.node.portal();
         let discovery = self.node.discovery();
+        let (iqn, iscsi) = self.node.iscsi().unzip();
         format!(
-            "# {}\nNQN={} ADDRESS={} PORT={} DISCOVERY_ADDRESS={} DISCOVERY_PORT={}\n{PRELUDE}\n\
-             {script}",
+            "# {}\nNQN={} ADDRESS={} PORT={} DISCOVERY_ADDRESS={} DISCOVERY_PORT={}\n\
+             IQN={} ISCSI_PORT={} GUEST={guest}\n{PRELUDE}\n{script}",
             script.trim().lines().next().unwrap_or_default(),
             self.node.nqn(),
             portal.address,
             portal.port,
             discovery.address,
             discovery.port,
+            iqn.unwrap_or_default(),
+            iscsi.map_or(0, |portal| portal.port),
         )
     }
 }

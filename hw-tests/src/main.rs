@@ -1,4 +1,4 @@
-//! The node against a stock Linux host: Debian's kernel, nvme-cli and fio in a QEMU machine.
+//! The node against stock Linux hosts: Debian's kernel, nvme-cli and open-iscsi in QEMU machines.
 //!
 //! Each scenario prints a line `PASS`, `FAIL` or `SKIP`; the last line counts them. `--node nvmet`
 //! runs them against the kernel's own target instead, which tells a wrong scenario from a wrong

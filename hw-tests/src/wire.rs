@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bed::{Bed, Maker};
 use crate::node::{Ability, Shape};
-use crate::scenario::Outcome;
+use crate::scenario::{Outcome, iscsi};
 use crate::shell;
 
 const MIB: u64 = 1 << 20;
@@ -40,6 +40,10 @@ pub(crate) fn check(maker: &mut Maker) -> Result<Outcome> {
     let mut bed = maker.make(Shape::Plain, Some(&file))?;
     let ports = [bed.node.portal().port, bed.node.discovery().port];
     live(&mut bed)?;
+    let iscsi_port = bed.node.iscsi().map(|(_, portal)| portal.port);
+    if iscsi_port.is_some() {
+        iscsi::wire::live(&mut bed)?;
+    }
     bed.clear()?;
     drop(bed);
     let judgement = judge(&file, ports)?;
@@ -54,6 +58,9 @@ pub(crate) fn check(maker: &mut Maker) -> Result<Outcome> {
         ensure!(types.contains_key(number), "no {name} was seen: {types:?}");
     }
     ensure!(*header_digests_good > 50 && *data_digests_good > 20, "few digests: {judgement:?}");
+    if let Some(port) = iscsi_port {
+        iscsi::wire::judge(&file, port)?;
+    }
     Ok(Outcome::Passed)
 }
 

@@ -1,7 +1,9 @@
 //! Our node, on the host, on disks in files.
 
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -15,6 +17,7 @@ use crate::guest::{Guest, HOST, HOST_IPV6};
 use crate::shell;
 
 const NQN: &str = "nqn.2026-11.io.basalt:hw-tests";
+const IQN: &str = "iqn.2026-11.io.basalt:hw-tests";
 const DISK: &str = "8GiB";
 const SMALL_DISK: &str = "160MiB";
 /// Buffers of each core.
@@ -22,6 +25,14 @@ const BUFFERS_MIB: u64 = 128;
 const METADATA_CACHE_MIB: u64 = 64;
 const START_LIMIT: Duration = Duration::from_secs(30);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+
+/// What an initiator and the target prove to one another.
+pub(crate) struct Chap {
+    pub(crate) user: &'static str,
+    pub(crate) secret: &'static str,
+    pub(crate) target_user: &'static str,
+    pub(crate) target_secret: &'static str,
+}
 
 /// A `basalt serve` process with its files in one folder.
 pub(crate) struct Basalt {
@@ -31,6 +42,7 @@ pub(crate) struct Basalt {
     cores: u64,
     port: u16,
     discovery_port: u16,
+    iscsi_port: u16,
     /// Of the portal on the loopback of IPv6, if there is one.
     port_ipv6: Option<u16>,
     process: Option<Child>,
@@ -43,7 +55,7 @@ impl Basalt {
     /// Prepares a node: its disks, its configuration, free ports.
     pub(crate) fn new(binary: &Path, folder: &Path, shape: Shape) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let (port, discovery_port) = free_ports()?;
+        let [port, discovery_port, iscsi_port] = free_ports()?;
         let processors = thread::available_parallelism()?.get() as u64;
         let is_wide = shape == Shape::Wide;
         let port_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
@@ -54,6 +66,7 @@ impl Basalt {
             cores: if is_wide { processors.min(2) } else { 1 },
             port,
             discovery_port,
+            iscsi_port,
             port_ipv6: port_ipv6.ok().filter(|_| is_wide).map(|address| address.port()),
             process: None,
         };
@@ -122,6 +135,24 @@ impl Basalt {
         Ok(u32::try_from(nsid)?)
     }
 
+    /// Lets an initiator log in that proves who it is, and wants the same of the target.
+    pub(crate) fn allow_chap(&self, initiator: &str, chap: &Chap) -> Result<()> {
+        let file = |name: &str, secret: &str| -> Result<String> {
+            let path = self.folder.join(name);
+            let _ = fs::remove_file(&path);
+            let mut file =
+                fs::File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(secret.as_bytes())?;
+            Ok(path.to_str().context("the path is not UTF-8")?.to_owned())
+        };
+        let (secret, target) =
+            (file("secret", chap.secret)?, file("target-secret", chap.target_secret)?);
+        let mut arguments = vec!["host", "allow", initiator, "--chap", chap.user];
+        arguments.extend(["--secret-file", &secret]);
+        arguments.extend(["--target-user", chap.target_user, "--target-secret-file", &target]);
+        self.manage(&arguments).map(drop)
+    }
+
     /// Resident memory of the process in bytes.
     ///
     /// # Errors
@@ -160,12 +191,14 @@ impl Basalt {
     fn configuration(&self) -> String {
         let folder = self.folder.display();
         let (port, discovery_port) = (self.port, self.discovery_port);
+        let iscsi_port = self.iscsi_port;
         let cores: Vec<u64> = (0..self.cores).collect();
         let mut text = format!(
             r#"
 [node]
 name = "hw-tests"
 nqn = "{NQN}"
+iqn = "{IQN}"
 cores = {cores:?}
 buffers = "{BUFFERS_MIB}MiB"
 metadata_cache = "{METADATA_CACHE_MIB}MiB"
@@ -182,6 +215,11 @@ advertise = "{HOST}:{port}"
 listen = "127.0.0.1:{discovery_port}"
 advertise = "{HOST}:{discovery_port}"
 discovery_only = true
+
+[[portal]]
+protocol = "iscsi"
+listen = "127.0.0.1:{iscsi_port}"
+advertise = "{HOST}:{iscsi_port}"
 
 [management]
 socket = "{folder}/node.sock"
@@ -297,6 +335,10 @@ impl Node for Basalt {
         Portal { address: HOST.to_owned(), port: self.discovery_port }
     }
 
+    fn iscsi(&self) -> Option<(&str, Portal)> {
+        Some((IQN, Portal { address: HOST.to_owned(), port: self.iscsi_port }))
+    }
+
     fn offers(&self, _ability: Ability) -> bool {
         true
     }
@@ -355,9 +397,13 @@ fn find_number(value: &Value, name: &str) -> Option<u64> {
     }
 }
 
-/// Two ports that nobody listens on just now.
-pub(crate) fn free_ports() -> Result<(u16, u16)> {
-    let first = TcpListener::bind("127.0.0.1:0")?;
-    let second = TcpListener::bind("127.0.0.1:0")?;
-    Ok((first.local_addr()?.port(), second.local_addr()?.port()))
+/// Ports that nobody listens on just now.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let listeners: Vec<TcpListener> =
+        (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }

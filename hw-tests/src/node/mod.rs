@@ -6,7 +6,7 @@ mod nvmet;
 
 use anyhow::{Result, bail};
 
-pub(crate) use basalt::{Basalt, free_ports};
+pub(crate) use basalt::{Basalt, Chap, free_ports};
 pub(crate) use nvmet::Nvmet;
 
 use crate::guest::Guest;
@@ -55,6 +55,11 @@ pub(crate) trait Node {
 
     /// Where the discovery subsystem listens alone.
     fn discovery(&self) -> Portal;
+
+    /// Name and portal of its iSCSI target, if it has one.
+    fn iscsi(&self) -> Option<(&str, Portal)> {
+        None
+    }
 
     fn offers(&self, ability: Ability) -> bool;
 

@@ -6,6 +6,7 @@ mod data;
 mod faults;
 mod full;
 mod hostile;
+pub(crate) mod iscsi;
 mod many;
 mod namespaces;
 mod reservations;
@@ -81,6 +82,16 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_bed("reset", "the host resets its controller under I/O", faults::reset),
     on_bed("kill", "the node is killed and restarted under I/O", faults::kill),
     on_bed("acknowledged", "what was acknowledged is there after a kill", faults::acknowledged),
+    on_bed("iscsi-connect", "open-iscsi: discovery, offers, digests, growth", iscsi::connect),
+    on_bed("iscsi-files", "ext4, xfs and fio over iSCSI", iscsi::files),
+    on_bed("iscsi-faults", "LUN resets and kills under a verified load", iscsi::faults),
+    on_bed("iscsi-chap", "mutual CHAP by MD5 and SHA-256, and who fails at it", iscsi::chap),
+    on_bed("iscsi-commands", "sg3-utils: every answer as expected", iscsi::commands),
+    on_bed("iscsi-both", "one volume over both protocols, reservations too", iscsi::both),
+    on_bed("iscsi-fence", "two hosts fence each other as a cluster does", iscsi::fence),
+    on_bed("iscsi-lvm", "a volume group that two hosts share", iscsi::lvm),
+    on_bed("iscsi-sanlock", "a lockspace and a lease of two hosts", iscsi::sanlock),
+    on_bed("iscsi-qemu", "qemu-img and qemu-io over iscsi://", iscsi::qemu),
     on_wide("several-cores", "two cores, four queues: load, changes, kills", cores::several),
     on_wide("ipv6", "discovery, connect and I/O over IPv6", connect::ipv6),
     on_wide("full-disk", "a full disk fails its writers alone, and recovers", full::disk),
@@ -91,7 +102,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_wide("many-controllers", "128 controllers, no more, and again", many::controllers),
     Scenario {
         name: "wire",
-        about: "tshark finds no fault with the traffic, digests included",
+        about: "tshark finds no fault with the traffic of both protocols, digests included",
         run: Run::Alone(wire::check),
     },
     alone("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),
