@@ -11,6 +11,7 @@ mod power;
 mod qmp;
 pub(crate) mod rates;
 mod scenarios;
+mod steps;
 
 pub(crate) use power::cut;
 pub(crate) use scenarios::{conformance, first, idle, media, pulled, raw, restart};
