@@ -1,5 +1,5 @@
-//! The built program's iSCSI target beside Linux's `tgtd` and SPDK's `iscsi_tgt`: the same initiator,
-//! the same processor for every target, in turns.
+//! The built program's iSCSI target beside Linux's `tgtd` and SPDK's `iscsi_tgt`: one initiator,
+//! one processor for every target, in turns.
 //!
 //! What a target needs is counted in its processor time too: a fast target that burns more of it is
 //! none.

@@ -4,7 +4,8 @@
 //!   again after the device was given back.
 //! - `conformance`: the suite of every driver, on each namespace or drive in turn, `ADDRESS/N...`,
 //!   or on block devices, `/dev/...`.
-//! - `rate DISK DEPTH SECONDS`: random reads of 4 KiB; prints how many in a second.
+//! - `rate DISK DEPTH SECONDS`: random reads of 4 KiB; prints how many in a second. A path is one
+//!   that the kernel drives, by io_uring; this sleeps until something has ended.
 //! - `fill DISK BYTES`: writes that much from the start; `trim DISK BYTES` deallocates it.
 //! - `scan`: reads a namespace in 4 KiB and prints the offsets that cannot be read.
 //! - `ledger DISK NOTES WRITERS BLOCKS WRITES`: writes rising numbers to blocks of a disk, and
@@ -14,10 +15,10 @@
 //! Run by the machine tests, in a guest whose IOMMU would tell of any access that is not right.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test program on real time")]
 
-use dataplane::disk::kernel::{KernelFile, KernelOptions, SelfDriven};
+use dataplane::disk::kernel::{KernelDisk, KernelFile, KernelOptions, SelfDriven};
 use dataplane::disk::single::{self, Unit};
 use dataplane::disk::{Disk, Error, Op, WriteData, conformance};
-use dataplane::dma::Arena;
+use dataplane::dma::{Arena, Pool};
 use dataplane::hardware::{Device, Interrupt, Presence, Registers, ResetError};
 use dataplane::pci::{ControllerKind, Machine};
 use dataplane::uring::{Ring, RingOptions};
@@ -148,15 +149,36 @@ fn conform(name: &str) {
 }
 
 fn rate(name: &str, depth: usize, seconds: u64) {
-    const STEP: u64 = 4096;
     let arena = Arena::for_devices(8 << 20, 1).unwrap();
-    let pool = arena.pool(0);
+    let limit = Duration::from_secs(seconds);
+    if name.starts_with('/') {
+        let ring = Ring::new(RingOptions::default()).unwrap();
+        let opened = KernelDisk::open(&ring, Path::new(name), &KernelOptions::default());
+        let wait = || {
+            if ring.turn() == 0 {
+                ring.wait(None);
+            }
+        };
+        return read_randomly(&mut opened.unwrap(), &arena.pool(0), depth, limit, wait);
+    }
     let mut disk = disk(&Vfio::new(Options::default()), name, &arena);
+    read_randomly(&mut *disk, &arena.pool(0), depth, limit, || ());
+}
+
+/// `advance` is called before each poll.
+fn read_randomly(
+    disk: &mut dyn Disk,
+    pool: &Pool,
+    depth: usize,
+    limit: Duration,
+    mut advance: impl FnMut(),
+) {
+    const STEP: u64 = 4096;
     let blocks = disk.info().capacity / STEP;
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut buffers: Vec<_> = (0..depth).map(|_| pool.alloc(STEP as usize).unwrap()).collect();
     let (mut ended, mut done) = (0_u64, Vec::with_capacity(depth));
-    let (start, limit) = (Instant::now(), Duration::from_secs(seconds));
+    let start = Instant::now();
     let mut is_over = false;
     while disk.in_flight() > 0 || !is_over {
         while !is_over && let Some(buf) = buffers.pop() {
@@ -165,6 +187,7 @@ fn rate(name: &str, depth: usize, seconds: u64) {
             random ^= random << 17;
             disk.submit(0, Op::Read { offset: random % blocks * STEP, buf });
         }
+        advance();
         disk.poll(&mut done);
         ended += done.len() as u64;
         for completion in done.drain(..) {
@@ -178,12 +201,12 @@ fn rate(name: &str, depth: usize, seconds: u64) {
 }
 
 fn fill(name: &str, bytes: u64) {
-    const STEP: usize = 1 << 20;
     let arena = Arena::for_devices(8 << 20, 1).unwrap();
     let pool = arena.pool(0);
     let mut disk = disk(&Vfio::new(Options::default()), name, &arena);
-    for offset in (0..bytes).step_by(STEP) {
-        let mut buf = pool.alloc(STEP).unwrap();
+    let step = disk.info().transfer_max.min(1 << 20);
+    for offset in (0..bytes).step_by(step) {
+        let mut buf = pool.alloc(step).unwrap();
         buf.fill(0x5A);
         finish(&mut *disk, Op::Write { offset, data: WriteData::One(buf.freeze()), fua: false });
     }

@@ -86,13 +86,15 @@ fn volume(name: String, id: (Uuid, u32), size: (u64, u32), disk: String) -> Volu
     }
 }
 
-impl Node for Fake {
-    fn call(&self, command: Command) -> AnswerResult {
-        match command {
+impl Fake {
+    /// Commands about volumes; others come back.
+    fn volume_call(&self, command: Command) -> Result<AnswerResult, Command> {
+        Ok(match command {
             Command::CreateVolume { name, size, block_size, uuid, disk } => {
                 let mut volumes = self.volumes.lock().expect("no panic");
                 if volumes.iter().any(|volume| volume.name == name) {
-                    return Err(CommandError::Exists(format!("there is a volume {name:?}")));
+                    let exists = format!("there is a volume {name:?}");
+                    return Ok(Err(CommandError::Exists(exists)));
                 }
                 let nsid = volumes.len() as u32 + 1;
                 let disk = disk.unwrap_or_default();
@@ -122,6 +124,18 @@ impl Node for Fake {
                 let found = volumes.iter().find(|volume| volume.name == name);
                 found.cloned().map(Answer::Volume).ok_or_else(|| missing(&name))
             }
+            other => return Err(other),
+        })
+    }
+}
+
+impl Node for Fake {
+    fn call(&self, command: Command) -> AnswerResult {
+        let command = match self.volume_call(command) {
+            Ok(answer) => return answer,
+            Err(command) => command,
+        };
+        match command {
             Command::AllowHost { nqn } => {
                 self.hosts.lock().expect("no panic").push(nqn);
                 Ok(Answer::Done)
@@ -163,6 +177,7 @@ impl Node for Fake {
                 queue: None,
                 core: 1,
             }])),
+            _ => unreachable!("commands about volumes"),
         }
     }
 

@@ -10,19 +10,13 @@ use serde_json::json;
 
 use super::adapter::{Adapter, Sata};
 use super::machine::Machine;
+use super::steps::{self, Place};
 use crate::bed::Maker;
 use crate::scenario::Outcome;
 
-/// A volume on a node on the first drive of the first adapter, seen as a block device.
-const SERVE: &str = "
-    $B disk bind 0000:01:00.0
-    $B disk format pci:0000:01:00.0/0 --shards 2 --force | grep -q '^port = 0'
-    configure pci:0000:01:00.0 0 port
-    start
-    $B host allow '*'
-    $B volume create v 256MiB --uuid $UUID
-    connect --nr-io-queues=2
-    device";
+/// The first drive of the first adapter.
+const DRIVE: &Place =
+    &Place { device: "pci:0000:01:00.0/0", key: "port", number: 0, node: "sata1-0" };
 
 /// The suite of every driver on drives with physical blocks of 512 and 4096 bytes; trims reach the
 /// medium; drives tell what they are, whoever drives them.
@@ -89,7 +83,7 @@ pub(crate) fn serve(maker: &mut Maker) -> Result<Outcome> {
             ! $B disk format pci:0000:01:00.0/0 2> /tmp/refused
             grep -q 'a Basalt disk' /tmp/refused"#,
         )?;
-        let device = served(machine)?;
+        let device = steps::serve(machine, DRIVE)?;
         machine.run(&format!(
             "# file system
             mke2fs -q -t ext4 {device}
@@ -124,67 +118,23 @@ pub(crate) fn serve(maker: &mut Maker) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-fn served(machine: &Machine) -> Result<String> {
-    let printed = machine.run(SERVE)?;
-    let device = printed.lines().last().unwrap_or_default().trim();
-    ensure!(device.starts_with("/dev/nvme"), "no device: {printed}");
-    Ok(device.to_owned())
-}
-
 /// Some blocks are bad: these fail, and no others of those that are queued with them.
 pub(crate) fn media(maker: &mut Maker) -> Result<Outcome> {
-    const BAD: [u64; 3] = [0, 5 << 20, (63 << 20) + 4096];
-    Machine::boot_adapters(maker, &[Adapter::of(&[Sata::PLAIN])])?.finish(|machine| {
-        machine.run("# bind\n$B disk bind 0000:01:00.0")?;
-        let clean = machine.run("# scan\n$C scan 0000:01:00.0/0 | grep bad || true")?;
-        ensure!(clean.is_empty(), "{clean}");
-        let mut qmp = machine.qmp()?;
-        let errors = BAD.map(|offset| {
-            json!({ "event": "none", "iotype": "read", "errno": 5, "sector": offset / 512 })
-        });
-        let bad = json!({ "driver": "blkdebug", "node-name": "bad", "image": "sata1-0-base",
-            "inject-error": errors });
-        qmp.run("blockdev-add", bad)?;
-        let top = json!({ "driver": "raw", "node-name": "sata1-0", "file": "bad" });
-        qmp.run("blockdev-reopen", json!({ "options": [top] }))?;
-        let found = machine.run("# scan\n$C scan 0000:01:00.0/0 | grep bad | sort")?;
-        let mut expected = BAD.map(|offset| format!("bad {offset}"));
-        expected.sort();
-        let mut found: Vec<&str> = found.lines().collect();
-        found.sort_unstable();
-        ensure!(found == expected, "these failed: {found:?}; these are bad: {expected:?}");
-        Ok(())
-    })?;
+    let machine = Machine::boot_adapters(maker, &[Adapter::of(&[Sata::PLAIN])])?;
+    machine.finish(|machine| steps::bad_blocks(machine, DRIVE))?;
     Ok(Outcome::Passed)
 }
 
 /// Ten times killed under a verified load, and started again.
 pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
-    Machine::boot_adapters(maker, &[Adapter::of(&[Sata::PLAIN])])?.finish(|machine| {
-        let device = served(machine)?;
-        let load = machine.start(&format!(
-            "# load
-            fio --name=v --filename={device} --rw=randwrite --bs=4k --size=32M --io_size=24M \
-                --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
-                --rate_iops=250 --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
-        ))?;
-        for _ in 0..10 {
-            machine.run("# kill\nsleep 1; crash; start")?;
-        }
-        machine.guest.finish(load)?;
-        machine.run("# end\nnvme disconnect-all; stop; $B disk check pci:0000:01:00.0/0")?;
-        Ok(())
-    })?;
+    let machine = Machine::boot_adapters(maker, &[Adapter::of(&[Sata::PLAIN])])?;
+    machine.finish(|machine| steps::ten_kills(machine, DRIVE))?;
     Ok(Outcome::Passed)
 }
 
 /// Two drives on two adapters under load, and one adapter is pulled: its volume fails, the other
 /// does not. After the next boot all that was acknowledged is there.
 pub(crate) fn pulled(maker: &mut Maker) -> Result<Outcome> {
-    if std::env::var_os("BASALT_UNPROVEN").is_none() {
-        let reason = "QEMU ended in one of two runs; BASALT_UNPROVEN=1 runs it (docs/next.md)";
-        return Ok(Outcome::Skipped(reason.to_owned()));
-    }
     let adapters = [Adapter::of(&[Sata::PLAIN]), Adapter::of(&[Sata::PLAIN])];
     let machine = Machine::boot_adapters(maker, &adapters)?;
     let images = [1, 2].map(|number| machine.file(&Adapter::image(number, 0)));

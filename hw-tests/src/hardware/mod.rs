@@ -13,6 +13,7 @@ pub(crate) mod pulled;
 mod qmp;
 pub(crate) mod rates;
 mod scenarios;
+mod steps;
 
 pub(crate) use polled::polled;
 pub(crate) use power::cut;

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::machine::{Machine, Ssd};
 use super::qmp::Qmp;
-use super::scenarios::SERVE;
+use super::scenarios::SSD;
+use super::steps;
 use crate::bed::Maker;
 use crate::scenario::Outcome;
 
@@ -70,8 +71,7 @@ fn put_back(qmp: &mut Qmp) -> Result<()> {
 /// volume fails meanwhile, and then goes on, with the node and its host's connections as they were.
 pub(crate) fn own(maker: &mut Maker) -> Result<Outcome> {
     Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
-        let device = machine.run(SERVE)?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let device = steps::serve(machine, SSD)?;
         machine.run(&mark(&device))?;
         let mut qmp = machine.qmp()?;
         for round in 1..=ROUNDS {
@@ -143,7 +143,6 @@ pub(crate) fn of_the_kernel(maker: &mut Maker) -> Result<Outcome> {
             connect --nr-io-queues=2
             device"
         ))?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
         machine.run(&mark(&device))?;
         let mut qmp = machine.qmp()?;
         for round in 1..=ROUNDS {

@@ -5,20 +5,13 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::machine::{Machine, Namespace, Ssd};
-use super::qmp::Qmp;
+use super::steps::{self, Place};
 use crate::bed::Maker;
 use crate::scenario::Outcome;
 
-/// A volume on a node on the first SSD, seen as a block device.
-pub(super) const SERVE: &str = "
-    $B disk bind 0000:01:00.0
-    $B disk format pci:0000:01:00.0 --shards 2 --force
-    configure pci:0000:01:00.0 1
-    start
-    $B host allow '*'
-    $B volume create v 256MiB --uuid $UUID
-    connect --nr-io-queues=2
-    device";
+/// The first namespace of the first SSD.
+pub(super) const SSD: &Place =
+    &Place { device: "pci:0000:01:00.0", key: "namespace", number: 1, node: "disk1-1" };
 
 /// The suite of every driver on namespaces of all kinds; and our own driver's reads of bad blocks.
 pub(crate) fn conformance(maker: &mut Maker) -> Result<Outcome> {
@@ -45,32 +38,16 @@ pub(crate) fn conformance(maker: &mut Maker) -> Result<Outcome> {
 /// Some blocks go bad while the disk is in use: these fail, and no others; then it becomes slow,
 /// and only that.
 pub(crate) fn media(maker: &mut Maker) -> Result<Outcome> {
-    const BAD: [u64; 3] = [0, 5 << 20, (63 << 20) + 4096];
     Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
-        machine.run("# bind\n$B disk bind 0000:01:00.0")?;
-        let clean = machine.run("# scan\n$C scan 0000:01:00.0/1 | grep bad || true")?;
-        ensure!(clean.is_empty(), "{clean}");
+        steps::bad_blocks(machine, SSD)?;
         let mut qmp = machine.qmp()?;
-        let errors = BAD.map(|offset| {
-            json!({ "event": "none", "iotype": "read", "errno": 5, "sector": offset / 512 })
-        });
-        let bad = json!({ "driver": "blkdebug", "node-name": "bad", "image": "disk1-1-base",
-            "inject-error": errors });
-        qmp.run("blockdev-add", bad)?;
-        reopen(&mut qmp, "bad")?;
-        let found = machine.run("# scan\n$C scan 0000:01:00.0/1 | grep bad | sort")?;
-        let mut expected = BAD.map(|offset| format!("bad {offset}"));
-        expected.sort();
-        let mut found: Vec<&str> = found.lines().collect();
-        found.sort_unstable();
-        ensure!(found == expected, "these failed: {found:?}; these are bad: {expected:?}");
         let slow = json!({ "qom-type": "throttle-group", "id": "slow",
             "limits": { "iops-total": 400 } });
         qmp.run("object-add", slow)?;
         let throttled = json!({ "driver": "throttle", "node-name": "slowed",
             "throttle-group": "slow", "file": "disk1-1-base" });
         qmp.run("blockdev-add", throttled)?;
-        reopen(&mut qmp, "slowed")?;
+        steps::reopen(&mut qmp, SSD, "slowed")?;
         let printed = machine.run("# slow\n$C conformance 0000:01:00.0/1")?;
         ensure!(printed.contains("passed"), "{printed}");
         Ok(())
@@ -81,8 +58,7 @@ pub(crate) fn media(maker: &mut Maker) -> Result<Outcome> {
 /// A core whose disk is slow sleeps while it waits, with the queue's interrupt armed.
 pub(crate) fn idle(maker: &mut Maker) -> Result<Outcome> {
     Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
-        let device = machine.run(SERVE)?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let device = steps::serve(machine, SSD)?;
         let mut qmp = machine.qmp()?;
         let slow = json!({ "qom-type": "throttle-group", "id": "slow",
             "limits": { "iops-total": 40 } });
@@ -90,7 +66,7 @@ pub(crate) fn idle(maker: &mut Maker) -> Result<Outcome> {
         let throttled = json!({ "driver": "throttle", "node-name": "slowed",
             "throttle-group": "slow", "file": "disk1-1-base" });
         qmp.run("blockdev-add", throttled)?;
-        reopen(&mut qmp, "slowed")?;
+        steps::reopen(&mut qmp, SSD, "slowed")?;
         let printed = machine.run(&format!(
             "# slow
             dd if=/dev/urandom of={device} bs=4k count=2000 oflag=direct status=none & p=$!
@@ -109,30 +85,9 @@ pub(crate) fn idle(maker: &mut Maker) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// Puts another node below the first namespace.
-fn reopen(qmp: &mut Qmp, below: &str) -> Result<()> {
-    let top = json!({ "driver": "raw", "node-name": "disk1-1", "file": below });
-    qmp.run("blockdev-reopen", json!({ "options": [top] })).map(drop)
-}
-
 /// Ten times killed under a verified load, and started again.
 pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
-    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
-        let device = machine.run(SERVE)?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
-        let load = machine.start(&format!(
-            "# load
-            fio --name=v --filename={device} --rw=randwrite --bs=4k --size=32M --io_size=24M \
-                --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
-                --rate_iops=250 --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
-        ))?;
-        for _ in 0..10 {
-            machine.run("# kill\nsleep 1; crash; start")?;
-        }
-        machine.guest.finish(load)?;
-        machine.run("# end\nnvme disconnect-all; stop; $B disk check pci:0000:01:00.0")?;
-        Ok(())
-    })?;
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| steps::ten_kills(machine, SSD))?;
     Ok(Outcome::Passed)
 }
 
@@ -194,9 +149,7 @@ pub(crate) fn first(maker: &mut Maker) -> Result<Outcome> {
             jq -e '.[0] | .driver == "nvme" and .pci == "0000:01:00.0" and .serial == "SSD1"
                 and .verdict == "good" and .health.temperature != 0 and .uuid' /tmp/list"#,
         )?;
-        let device = machine.run(SERVE)?;
-        let device = device.lines().last().unwrap_or_default().trim();
-        ensure!(device.starts_with("/dev/nvme"), "no device: {device}");
+        let device = steps::serve(machine, SSD)?;
         machine.run(&format!(
             "# verify
             fio --name=v --filename={device} --rw=randrw --bsrange=4k-128k --size=64M \

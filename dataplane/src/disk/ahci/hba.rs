@@ -373,13 +373,24 @@ impl<D: Device> AhciHba<D> {
 
     /// Ends for good.
     fn finish(&mut self, trouble: Trouble) {
-        self.device = None;
+        self.let_go();
         let is_gone = trouble == Trouble::Removed;
         self.link.set_phase(if is_gone { Phase::Removed } else { Phase::Failed });
         self.link.sweep_left(|_| false);
         self.seats.clear();
         self.tell(AhciEvent::Ended(trouble.clone()));
         self.state = State::Ended(trouble);
+    }
+
+    /// The adapter loses its access to memory. What it has in hand is ended by a reset before:
+    /// whoever takes it next, or unplugs it, finds it at rest.
+    fn let_go(&mut self) {
+        let is_ours = matches!(self.state, State::Running | State::Stopping);
+        if self.device.is_some() && is_ours && self.registers.control().is_some() {
+            let reset = GlobalControl::new().with_enable(true).with_reset(true);
+            self.registers.set_control(reset);
+        }
+        self.device = None;
     }
 
     fn tell(&mut self, event: AhciEvent) {
@@ -392,8 +403,7 @@ impl<D: Device> AhciHba<D> {
 
 impl<D: Device> Drop for AhciHba<D> {
     fn drop(&mut self) {
-        // First of all it loses its access to memory.
-        self.device = None;
+        self.let_go();
         self.link.set_phase(Phase::Removed);
         self.link.sweep_left(|_| false);
     }

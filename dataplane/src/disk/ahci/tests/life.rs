@@ -20,8 +20,14 @@ fn two_drives() -> AhciConfig {
 }
 
 /// A driver's life, ended at a random moment in a random way.
-fn live_and_die(ahci: &EmulatedAhci, arena: &Arena, pool: &Pool, random: &mut Random) -> bool {
-    let mut rig = Rig::cold(ahci, ahci.open(arena), options());
+fn live_and_die(
+    ahci: &EmulatedAhci,
+    arena: &Arena,
+    pool: &Pool,
+    random: &mut Random,
+    time: &CoreTime,
+) -> bool {
+    let mut rig = Rig { time: time.clone(), ..Rig::cold(ahci, ahci.open(arena), options()) };
     // Empty ports are waited for for a second, of which some lives see the end.
     let moment = random.below(5800);
     let mut disks: Vec<EmulatedDisk> = Vec::new();
@@ -65,14 +71,14 @@ fn a_thousand_rounds_of_start_and_kill() {
     let ahci = EmulatedAhci::new(two_drives(), 11);
     let (arena, pool) = arena();
     let mut random = Random::new(12);
-    let mut lives = 0;
+    let (mut lives, time) = (0, CoreTime::default());
     for round in 0..1000 {
-        lives += usize::from(live_and_die(&ahci, &arena, &pool, &mut random));
+        lives += usize::from(live_and_die(&ahci, &arena, &pool, &mut random, &time));
         assert_eq!(pool.available(), pool.size(), "round {round}: every buffer came back");
     }
     assert!(lives > 500, "{lives} of them came up");
     ahci.check();
-    let mut rig = Rig::cold(&ahci, ahci.open(&arena), options());
+    let mut rig = Rig { time, ..Rig::cold(&ahci, ahci.open(&arena), options()) };
     rig.bring_up();
     let mut disk = rig.disk(1);
     assert_eq!(rig.write(&mut disk, &pool, 0, 1), Ok(()));
@@ -102,6 +108,22 @@ fn buffers_stay_until_the_port_has_stopped() {
     let mut disk = rig.disk(0);
     assert_eq!(rig.write(&mut disk, &pool, 0, 1), Ok(()));
     rig.ahci.check();
+}
+
+#[test]
+fn an_adapter_is_let_go_at_rest() {
+    let (arena, pool) = arena();
+    let rig = Rig::new(one(EmulatedDrive::new(512)), options(), &arena, 1);
+    let mut disk = rig.disk(0);
+    let resets = rig.ahci.resets();
+    disk.submit(1, write_op(&pool, 0, 4096, 7, false));
+    let ahci = rig.ahci.clone();
+    drop((disk, rig));
+    assert_eq!(ahci.resets(), resets + 1, "nothing else ends what it has in hand");
+    // One that somebody else still has is not touched.
+    drop(Rig::cold(&ahci, ahci.open(&arena), options()));
+    assert_eq!(ahci.resets(), resets + 1);
+    ahci.check();
 }
 
 #[test]

@@ -1,0 +1,87 @@
+//! Steps that scenarios on SSDs and on SATA drives share.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::machine::Machine;
+use super::qmp::Qmp;
+
+/// A disk behind the first root port, as each side names it.
+pub(super) struct Place {
+    /// For the command line of the node.
+    pub(super) device: &'static str,
+    /// In a node's configuration: which of a controller's disks it is, and its number.
+    pub(super) key: &'static str,
+    pub(super) number: u32,
+    /// QEMU's block node, with `-base` another below it.
+    pub(super) node: &'static str,
+}
+
+/// Starts a node with a volume on the disk, and connects: the block device.
+pub(super) fn serve(machine: &Machine, place: &Place) -> Result<String> {
+    let Place { device, key, number, .. } = place;
+    let printed = machine.run(&format!(
+        "# serve
+        $B disk bind 0000:01:00.0
+        $B disk format {device} --shards 2 --force > /tmp/formatted
+        grep -q '^{key} = {number}' /tmp/formatted
+        configure pci:0000:01:00.0 {number} {key}
+        start
+        $B host allow '*'
+        $B volume create v 256MiB --uuid $UUID
+        connect --nr-io-queues=2
+        device"
+    ))?;
+    let device = printed.lines().last().unwrap_or_default().trim();
+    ensure!(device.starts_with("/dev/nvme"), "no device: {printed}");
+    Ok(device.to_owned())
+}
+
+/// Kills the node ten times under a verified load, and starts it again.
+pub(super) fn ten_kills(machine: &Machine, place: &Place) -> Result<()> {
+    let device = serve(machine, place)?;
+    let load = machine.start(&format!(
+        "# load
+        fio --name=v --filename={device} --rw=randwrite --bs=4k --size=32M --io_size=24M \
+            --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
+            --rate_iops=250 --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
+    ))?;
+    for _ in 0..10 {
+        machine.run("# kill\nsleep 1; crash; start")?;
+    }
+    machine.guest.finish(load)?;
+    machine.run(&format!("# end\nnvme disconnect-all; stop; $B disk check {}", place.device))?;
+    Ok(())
+}
+
+/// Some blocks go bad: reads of these fail, and of no others.
+pub(super) fn bad_blocks(machine: &Machine, place: &Place) -> Result<()> {
+    const BAD: [u64; 3] = [0, 5 << 20, (63 << 20) + 4096];
+    let Place { number, node, .. } = place;
+    machine.run("# bind\n$B disk bind 0000:01:00.0")?;
+    let scan =
+        format!("# scan\n$C scan 0000:01:00.0/{number} > /tmp/scan; grep bad /tmp/scan || true");
+    let clean = machine.run(&scan)?;
+    ensure!(clean.is_empty(), "{clean}");
+    let errors = BAD.map(
+        |offset| json!({ "event": "none", "iotype": "read", "errno": 5, "sector": offset / 512 }),
+    );
+    let bad = json!({ "driver": "blkdebug", "node-name": "bad", "image": format!("{node}-base"),
+        "inject-error": errors });
+    let mut qmp = machine.qmp()?;
+    qmp.run("blockdev-add", bad)?;
+    reopen(&mut qmp, place, "bad")?;
+    let found = machine.run(&scan)?;
+    let mut expected = BAD.map(|offset| format!("bad {offset}"));
+    expected.sort();
+    let mut found: Vec<&str> = found.lines().collect();
+    found.sort_unstable();
+    ensure!(found == expected, "these failed: {found:?}; these are bad: {expected:?}");
+    Ok(())
+}
+
+/// Puts another node below the disk.
+pub(super) fn reopen(qmp: &mut Qmp, place: &Place, below: &str) -> Result<()> {
+    let top = json!({ "driver": "raw", "node-name": place.node, "file": below });
+    qmp.run("blockdev-reopen", json!({ "options": [top] })).map(drop)
+}
