@@ -146,6 +146,7 @@ mod tests {
         let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml")).expect("a manifest");
         let replays = [
             "nvmeof-target/src/fuzz.rs",
+            "iscsi-target/src/fuzz.rs",
             "iscsi-target/src/scsi/fuzz.rs",
             "dataplane/src/fuzz.rs",
             "src/config/tests.rs",
