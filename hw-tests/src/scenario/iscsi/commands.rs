@@ -64,7 +64,7 @@ const ANSWERS: &str = r#"
     for code in 16 17 28 2a 41 42 4d 5e 5f 83 84 88 89 8a 8b 8f 93 9e a3 a4; do
         grep -q "^ $code" /tmp/opcodes
     done
-    expect 'Usage data: 89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 07' \
+    expect 'Usage data: 89 18 ff ff ff ff ff ff ff ff 00 00 00 ff 00 04' \
         sg_opcodes --opcode=0x89 $d
     expect 'is NOT supported' sg_opcodes --opcode=0xf0 $d
     expect 'Logical unit reset' sg_opcodes --tmf $d
