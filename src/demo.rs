@@ -2,6 +2,7 @@
 //!
 //! The first run writes `node.toml` beside the file: what `basalt serve --config` takes.
 
+use crate::api::NodeInfo;
 use crate::cli::Global;
 use crate::config::{self, Config, DISCOVERY_PORT, ISCSI_PORT, NVME_PORT, fresh_nqn};
 use crate::disk;
@@ -180,8 +181,8 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
     let main = info.addresses.first().copied();
     let main = main.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), NVME_PORT));
     let discovery = info.addresses.get(1).copied().unwrap_or(main);
-    let (nqn, iqn, dir) = (&info.nqn, &info.iqn, options.dir.display());
-    let iscsi = info.iscsi_addresses.first().copied().unwrap_or(main);
+    let (nqn, dir) = (&info.nqn, options.dir.display());
+    let (target, login) = over_iscsi(info);
     let state = if is_new { "new" } else { "from an earlier run" };
     let room = match room_below(&options.dir) {
         Some(room) if room < volume => format!(
@@ -214,21 +215,14 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
          subsystem   {nqn}\n  \
          NVMe/TCP    {main}\n  \
          discovery   {discovery}\n  \
-         iSCSI       {iscsi}\n  \
-         target      {iqn}\n  \
-         hosts       any host that reaches these ports may connect\n\n\
+         {target}hosts       any host that reaches these ports may connect\n\n\
          {place}\n\n  \
          modprobe nvme-tcp\n  \
          nvme discover -t tcp -a {ip} -s {}\n  \
          nvme connect -t tcp -a {ip} -s {} -n {nqn}\n  \
          nvme list\n  \
          nvme disconnect -n {nqn}\n\n\
-         Or over iSCSI:\n\n  \
-         iscsiadm -m discovery -t sendtargets -p {iscsi}\n  \
-         iscsiadm -m node -T {iqn} -p {iscsi} --login\n  \
-         lsblk --scsi\n  \
-         iscsiadm -m node -T {iqn} -p {iscsi} --logout\n\n\
-         In another terminal here:\n\n  \
+         {login}In another terminal here:\n\n  \
          {program} volume list{socket}\n  \
          {program} stat{socket}\n\n\
          Ctrl-C stops.\n",
@@ -236,6 +230,22 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
         discovery.port(),
         main.port(),
     )
+}
+
+/// Where initiators find the node, and what to type there; nothing if the configuration, which may be
+/// of an earlier version, has no portal for them.
+fn over_iscsi(info: &NodeInfo) -> (String, String) {
+    let Some(portal) = info.iscsi_addresses.first() else { return Default::default() };
+    let iqn = &info.iqn;
+    let target = format!("iSCSI       {portal}\n  target      {iqn}\n  ");
+    let login = format!(
+        "Or over iSCSI:\n\n  \
+         iscsiadm -m discovery -t sendtargets -p {portal}\n  \
+         iscsiadm -m node -T {iqn} -p {portal} --login\n  \
+         lsblk --scsi\n  \
+         iscsiadm -m node -T {iqn} -p {portal} --logout\n\n"
+    );
+    (target, login)
 }
 
 /// Bytes free on the file system of a directory, for whoever runs this.
