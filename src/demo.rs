@@ -232,8 +232,8 @@ fn welcome(running: &Running, options: &Options, volume: u64, is_new: bool) -> S
     )
 }
 
-/// Where initiators find the node, and what to type there; nothing if the configuration, which may be
-/// of an earlier version, has no portal for them.
+/// Where initiators find the node, and what to type there; nothing if the configuration, which may
+/// be of an earlier version, has no portal for them.
 fn over_iscsi(info: &NodeInfo) -> (String, String) {
     let Some(portal) = info.iscsi_addresses.first() else { return Default::default() };
     let iqn = &info.iqn;

@@ -143,6 +143,7 @@ pub(crate) fn of_the_kernel(maker: &mut Maker) -> Result<Outcome> {
             connect --nr-io-queues=2
             device"
         ))?;
+        let device = device.lines().last().unwrap_or_default().trim().to_owned();
         machine.run(&mark(&device))?;
         let mut qmp = machine.qmp()?;
         for round in 1..=ROUNDS {
