@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
@@ -50,10 +50,14 @@ fn free_port() -> u16 {
 }
 
 impl Node {
-    fn tell(&self, arguments: &[&str]) {
+    fn ask(&self, arguments: &[&str]) -> Output {
         let socket = self.1.join("s");
         let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).output();
-        assert!(told.expect("the program runs").status.success(), "{arguments:?}");
+        told.expect("the program runs")
+    }
+
+    fn tell(&self, arguments: &[&str]) {
+        assert!(self.ask(arguments).status.success(), "{arguments:?}");
     }
 
     /// A volume of which nothing has been written: some tests rely on that.
@@ -201,6 +205,17 @@ fn libiscsi_finds_nothing_wrong_with_blocks_of_512() {
     run_all(512);
 }
 
+/// A node with a volume, and its URL; `None` without `iscsi-inq`.
+fn node_to_inquire() -> Option<(Node, String)> {
+    if Command::new("iscsi-inq").output().is_err() {
+        println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
+        return None;
+    }
+    let (node, [url, _]) = node();
+    node.make_volume(512);
+    Some((node, url))
+}
+
 /// Whether `iscsi-inq` gets an answer as this initiator.
 fn inquire(url: &str) -> bool {
     let output = Command::new("timeout")
@@ -213,17 +228,8 @@ fn inquire(url: &str) -> bool {
 
 #[test]
 fn a_real_initiator_proves_who_it_is_and_so_does_the_target() {
-    if Command::new("iscsi-inq").output().is_err() {
-        println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
-        return;
-    }
-    let (node, [url, _]) = node();
-    node.make_volume(512);
-    let socket = node.1.join("s");
-    let tell = |arguments: &[&str]| {
-        let told = Command::new(PROGRAM).args(arguments).arg("--socket").arg(&socket).output();
-        told.expect("the program runs")
-    };
+    let Some((node, url)) = node_to_inquire() else { return };
+    let tell = |arguments: &[&str]| node.ask(arguments);
     assert!(inquire(&url));
     assert!(tell(&["host", "deny", "*"]).status.success());
     assert!(!inquire(&url), "it is not on the list");
@@ -257,18 +263,8 @@ fn a_real_initiator_proves_who_it_is_and_so_does_the_target() {
 
 #[test]
 fn a_unit_is_there_while_its_volume_is_exported() {
-    if Command::new("iscsi-inq").output().is_err() {
-        println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
-        return;
-    }
-    let (node, [url, _]) = node();
-    node.make_volume(512);
-    let socket = node.1.join("s");
-    let export = |arguments: &[&str]| {
-        let mut command = Command::new(PROGRAM);
-        command.args(["volume", "export", "v"]).args(arguments).arg("--socket").arg(&socket);
-        command.output().expect("the program runs")
-    };
+    let Some((node, url)) = node_to_inquire() else { return };
+    let export = |protocols: &[&str]| node.ask(&[&["volume", "export", "v"], protocols].concat());
     assert!(inquire(&url));
     let told = export(&["--nvme"]);
     assert!(String::from_utf8_lossy(&told.stdout).contains("seen over  NVMe\n"), "{told:?}");

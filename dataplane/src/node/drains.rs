@@ -1,6 +1,6 @@
-//! Waiting for what connections have in flight on a volume: when hosts are preempted, or a unit is
-//! reset. Whichever protocol they speak, their cores abort what has not begun and say when the rest
-//! has ended.
+//! Waiting for what connections have in flight on a volume, when their hosts are preempted.
+//! Whichever protocol they speak, their cores abort what has not begun and say when the rest has
+//! ended.
 
 use super::control::{Control, Held};
 use super::reservations::Asker;
@@ -19,31 +19,26 @@ pub(super) struct Drains {
 struct Draining {
     /// Connections that have not answered.
     waiting: usize,
-    then: Answered,
-}
-
-/// What the end of a drain answers.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Answered {
-    /// A reservation order that was carried out.
-    Order(Asker),
+    /// Whose order is answered then.
+    asker: Asker,
 }
 
 impl Control {
-    /// Aborts what these connections have asked of a volume, and answers when nothing of it is in
-    /// flight any more. Behind everything that the target has ordered so far.
+    /// Aborts what these connections have asked of a volume, and answers the order that wants it
+    /// when nothing of it is in flight any more. Behind everything that the targets have ordered
+    /// so far.
     pub(super) fn drain(
         &mut self,
         connections: Vec<ConnectionId>,
         volume: VolumeIndex,
-        then: Answered,
+        asker: Asker,
     ) {
         if connections.is_empty() {
-            return self.after_drain(then);
+            return self.answer_order(asker, Ok(()));
         }
         let token = self.drains.next_token;
         self.drains.next_token += 1;
-        self.drains.running.insert(token, Draining { waiting: connections.len(), then });
+        self.drains.running.insert(token, Draining { waiting: connections.len(), asker });
         let drains = connections.into_iter();
         self.held.extend(drains.map(|connection| Held::Drain { connection, volume, token }));
     }
@@ -62,13 +57,7 @@ impl Control {
         draining.waiting -= 1;
         if draining.waiting == 0 {
             let draining = self.drains.running.remove(&token).expect("just seen");
-            self.after_drain(draining.then);
-        }
-    }
-
-    fn after_drain(&mut self, then: Answered) {
-        match then {
-            Answered::Order(asker) => self.answer_order(asker, Ok(())),
+            self.answer_order(draining.asker, Ok(()));
         }
     }
 }

@@ -9,7 +9,6 @@
 
 use super::Severity;
 use super::control::Control;
-use super::drains::Answered;
 use super::jobs::{Progress, Step, Volume};
 use super::record::{KeptPart, reservation_keys};
 use crate::core::ShardCommand;
@@ -189,7 +188,7 @@ impl Control {
         let preempted = queues.chain(sessions).collect();
         // Behind the new access, which the target has just ordered.
         self.collect_actions();
-        self.drain(preempted, volume, Answered::Order(ask.asker));
+        self.drain(preempted, volume, ask.asker);
     }
 
     /// Tells who gave an order what came of it.

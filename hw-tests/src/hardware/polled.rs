@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::machine::{Machine, Ssd};
+use super::steps;
 use crate::bed::Maker;
 use crate::scenario::Outcome;
 
@@ -30,7 +31,7 @@ pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
             connect --nr-io-queues=2
             device"#,
         )?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let device = steps::device_of(&device)?;
         let printed = machine.run(&format!(
             r#"# verify
             interrupts() {{

@@ -143,7 +143,7 @@ pub(crate) fn of_the_kernel(maker: &mut Maker) -> Result<Outcome> {
             connect --nr-io-queues=2
             device"
         ))?;
-        let device = device.lines().last().unwrap_or_default().trim().to_owned();
+        let device = steps::device_of(&device)?;
         machine.run(&mark(&device))?;
         let mut qmp = machine.qmp()?;
         for round in 1..=ROUNDS {

@@ -32,6 +32,11 @@ pub(super) fn serve(machine: &Machine, place: &Place) -> Result<String> {
         connect --nr-io-queues=2
         device"
     ))?;
+    device_of(&printed)
+}
+
+/// The block device of the host, which the last line of a script tells (`device`).
+pub(super) fn device_of(printed: &str) -> Result<String> {
     let device = printed.lines().last().unwrap_or_default().trim();
     ensure!(device.starts_with("/dev/nvme"), "no device: {printed}");
     Ok(device.to_owned())

@@ -8,7 +8,7 @@ use super::requests::Exchange;
 use super::slots::{Kind, State};
 use super::{Connection, Phase};
 use crate::io::{Buffer, TxSink};
-use crate::scsi::DataIn;
+use crate::scsi::{DataIn, Sense};
 use crate::seam::Message;
 use std::collections::VecDeque;
 use storage_spec::crc32c;
@@ -176,12 +176,7 @@ impl<B: Buffer> Connection<B> {
         pdu.status = entry.status.0;
         pdu.task_tag = entry.tag.into();
         pdu.expected_data_sn = entry.sent_sn.into();
-        let sense = entry.sense.map(|sense| sense.to_bytes());
-        let mut data = Vec::new();
-        if let Some(sense) = sense {
-            data.extend_from_slice(&(sense.len() as u16).to_be_bytes());
-            data.extend_from_slice(&sense);
-        }
+        let data = sense_data(entry.sense);
         pdu.data_len = U24::new(data.len() as u32);
         self.finish(slot);
         pdu.status_sn = self.next_status_sn().into();
@@ -327,12 +322,7 @@ impl<B: Buffer> Connection<B> {
         pdu.task_tag = TAG_NONE.into();
         pdu.event = message.event.0;
         pdu.parameters = message.parameters.map(Into::into);
-        let sense = message.attention.map(|attention| attention.sense().to_bytes());
-        let mut data = Vec::new();
-        if let Some(sense) = sense {
-            data.extend_from_slice(&(sense.len() as u16).to_be_bytes());
-            data.extend_from_slice(&sense);
-        }
+        let data = sense_data(message.attention.map(|attention| attention.sense()));
         pdu.data_len = U24::new(data.len() as u32);
         pdu.status_sn = self.next_status_sn().into();
         let (expected, max) = self.numbers();
@@ -406,6 +396,12 @@ impl<B: Buffer> Connection<B> {
     pub fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending)
     }
+}
+
+/// Sense data behind their length, as a data segment (RFC 7143, section 11.4.7.2); empty for none.
+fn sense_data(sense: Option<Sense>) -> Vec<u8> {
+    let Some(sense) = sense.map(|sense| sense.to_bytes()) else { return Vec::new() };
+    [&(sense.len() as u16).to_be_bytes()[..], &sense].concat()
 }
 
 /// Sends a PDU without digests.
