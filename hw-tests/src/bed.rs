@@ -221,9 +221,10 @@ impl Bed {
         self.check_kernels(&format!("{BUGS}|{ERRORS}"))
     }
 
-    /// Empties the kernels' logs; an error if something of this pattern was there.
+    /// Empties the kernels' logs; an error if something of this pattern was there, with what was
+    /// said just before it and after.
     fn check_kernels(&mut self, pattern: &str) -> Result<()> {
-        let script = format!("dmesg -c | grep -E '{pattern}' || true");
+        let script = format!("dmesg -c | grep -E -B 20 -A 20 '{pattern}' | head -n 120 || true");
         let mut complaints = self.run(&script)?;
         if self.second.is_some() {
             complaints += &self.run_in_second(&script)?;

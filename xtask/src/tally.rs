@@ -10,6 +10,8 @@ pub(crate) struct Tally {
     pub(crate) skipped: u64,
     /// One line for each skipped test or group of tests.
     pub(crate) reasons: Vec<String>,
+    /// One line for each test that passed only when it was run again.
+    pub(crate) again: Vec<String>,
 }
 
 impl Tally {
@@ -31,6 +33,8 @@ impl Tally {
                 tally += nextest(line);
             } else if let Some(reason) = line.strip_prefix("SKIP ") {
                 tally.reasons.push(reason.to_owned());
+            } else if let Some(name) = line.strip_prefix("AGAIN ") {
+                tally.again.push(name.to_owned());
             } else if let Some(closing) = plain(line) {
                 tally += closing;
             }
@@ -45,6 +49,7 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.reasons.extend(other.reasons);
+        self.again.extend(other.again);
     }
 }
 
@@ -83,7 +88,7 @@ fn plain(line: &str) -> Option<Tally> {
         _ => None,
     };
     let (passed, failed, skipped) = (next("passed")?, next("failed")?, next("skipped")?);
-    Some(Tally { passed, failed, skipped, reasons: Vec::new() })
+    Some(Tally { passed, failed, skipped, ..Tally::default() })
 }
 
 /// The number that stands right before `word`.
@@ -129,10 +134,12 @@ mod tests {
     fn the_plain_line_counts_and_reasons_are_kept() {
         let lines = [
             "SKIP fused: the driver never sends it".to_owned(),
+            "AGAIN kill: it failed at first, see above".to_owned(),
             "2 passed, 0 failed, 1 skipped".to_owned(),
         ];
         let tally = Tally::from_lines(&lines);
         assert_eq!((tally.passed, tally.skipped), (2, 1));
         assert_eq!(tally.reasons, ["fused: the driver never sends it"]);
+        assert_eq!(tally.again, ["kill: it failed at first, see above"]);
     }
 }

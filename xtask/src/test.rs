@@ -48,6 +48,9 @@ fn report(groups: &[Group]) -> Result<()> {
     for reason in &sum.reasons {
         println!("       skipped: {reason}");
     }
+    for name in &sum.again {
+        println!("  only when run again: {name}");
+    }
     println!("{sum}");
     if sum.failed > 0 {
         bail!("{} tests failed", sum.failed);
