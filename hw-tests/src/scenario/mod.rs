@@ -97,8 +97,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_wide("full-disk", "a full disk fails its writers alone, and recovers", full::disk),
     on_wide("hostile", "hostile bytes on the port beside a verified load", hostile::beside_load),
     on_wide("many-namespaces", "1,024 volumes in one subsystem", many::namespaces),
-    // The last in its guest: with an I/O queue each, the host comes to use its schedulers, which
-    // leave pages of its own in disorder (see `many::namespaces`).
     on_wide("many-controllers", "128 controllers, no more, and again", many::controllers),
     Scenario {
         name: "wire",
