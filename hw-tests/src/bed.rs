@@ -174,6 +174,29 @@ impl Bed {
         self.guest.finish(self.start(script, STEP_LIMIT)?)
     }
 
+    /// Starts a load in the guest: fio with these arguments after the lines of `before`, again and
+    /// again for a few seconds each, until [`Bed::end_load`].
+    pub(crate) fn load(&self, before: &str, fio: &str) -> Result<Job> {
+        let script = format!(
+            "{before}
+             rm -f /tmp/enough
+             while [ ! -e /tmp/enough ]
+             do
+                 fio --ioengine=libaio --direct=1 --time_based --runtime=4 {fio}
+             done"
+        );
+        self.start(&script, Duration::from_secs(240))
+    }
+
+    /// Ends a load, which must still be running, and nothing of it may have failed.
+    pub(crate) fn end_load(&self, mut load: Job) -> Result<()> {
+        let runs = load.is_running();
+        self.run("touch /tmp/enough")?;
+        self.guest.finish(load).context("the load")?;
+        ensure!(runs, "the load ended before it was told to");
+        Ok(())
+    }
+
     /// Runs a script that must fail.
     pub(crate) fn run_to_fail(&self, script: &str) -> Result<String> {
         self.guest.run_to_fail(&self.with_prelude(script, 'a'), STEP_LIMIT)

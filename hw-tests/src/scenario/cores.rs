@@ -28,7 +28,7 @@ pub(crate) fn several(bed: &mut Bed) -> Result<Outcome> {
          [ $(cat /sys/class/nvme/$(controller)/queue_count) = 5 ]
          fio --filename=$(device {nsid}) {mixed} --do_verify=1"
     ))?;
-    let mut load = load(bed, nsid, 22)?;
+    let load = load(bed, nsid)?;
     change_volumes(bed, nsid)?;
     let before = bed.node.basalt()?.core_counter("commands")?;
     ensure!(before.iter().all(|&commands| commands > 50), "an idle core: {before:?} commands");
@@ -41,8 +41,7 @@ pub(crate) fn several(bed: &mut Bed) -> Result<Outcome> {
         )?;
         sleep(Duration::from_secs(2));
     }
-    ensure!(load.is_running(), "the load ended before the last kill");
-    bed.guest.finish(load)?;
+    bed.end_load(load)?;
     let after = bed.node.basalt()?.core_counter("commands")?;
     ensure!(after.iter().all(|&commands| commands > 50), "an idle core: {after:?} commands");
     bed.run(&format!(
@@ -54,7 +53,7 @@ pub(crate) fn several(bed: &mut Bed) -> Result<Outcome> {
 }
 
 /// Three verified jobs, each bound to a processor and so to a queue, and one that trims.
-fn load(bed: &Bed, nsid: u32, seconds: u32) -> Result<Job> {
+fn load(bed: &Bed, nsid: u32) -> Result<Job> {
     let mut jobs = String::new();
     for job in 0..3 {
         jobs += &format!(
@@ -63,13 +62,12 @@ fn load(bed: &Bed, nsid: u32, seconds: u32) -> Result<Job> {
             job * 12
         );
     }
-    bed.start(
+    bed.load(
+        &format!("d=$(device {nsid})"),
         &format!(
-            "fio --filename=$(device {nsid}) --ioengine=libaio --direct=1 --time_based \
-                 --runtime={seconds} {jobs} --name=trim --cpus_allowed=3 --offset=96M --size=32M \
+            "--filename=$d {jobs} --name=trim --cpus_allowed=3 --offset=96M --size=32M \
                  --rw=randtrim --bs=64k --iodepth=4"
         ),
-        Duration::from_secs(240),
     )
 }
 

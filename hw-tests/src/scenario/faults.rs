@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::Outcome;
 use crate::agent::Job;
@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 pub(crate) fn reset(bed: &mut Bed) -> Result<Outcome> {
     let nsid = bed.volume("reset", 64 * MIB, 4096)?;
     bed.run("connect")?;
-    let mut load = verified_load(bed, nsid, 10)?;
+    let load = verified_load(bed, nsid)?;
     for _ in 0..3 {
         sleep(Duration::from_secs(1));
         bed.run(
@@ -25,8 +25,7 @@ pub(crate) fn reset(bed: &mut Bed) -> Result<Outcome> {
              until_true 30 live",
         )?;
     }
-    ensure!(load.is_running(), "the load ended before the last reset");
-    bed.guest.finish(load)?;
+    bed.end_load(load)?;
     bed.run("disconnect")?;
     Ok(Outcome::Passed)
 }
@@ -36,7 +35,7 @@ pub(crate) fn reset(bed: &mut Bed) -> Result<Outcome> {
 pub(crate) fn kill(bed: &mut Bed) -> Result<Outcome> {
     let nsid = bed.volume("killed", 64 * MIB, 4096)?;
     bed.run("connect --data-digest")?;
-    let mut load = verified_load(bed, nsid, 15)?;
+    let load = verified_load(bed, nsid)?;
     for pause in [1, 3] {
         sleep(Duration::from_secs(2));
         bed.kill_and_restart(Duration::from_secs(pause))?;
@@ -46,8 +45,7 @@ pub(crate) fn kill(bed: &mut Bed) -> Result<Outcome> {
              until_true 60 live",
         )?;
     }
-    ensure!(load.is_running(), "the load ended before the last kill");
-    bed.guest.finish(load)?;
+    bed.end_load(load)?;
     bed.run("disconnect")?;
     // The kernel says which requests it tried again.
     bed.run("dmesg -C")?;
@@ -81,14 +79,11 @@ pub(crate) fn acknowledged(bed: &mut Bed) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// fio that writes for `seconds` and reads back what it wrote a little later, all verified.
-fn verified_load(bed: &Bed, nsid: u32, seconds: u32) -> Result<Job> {
-    bed.start(
-        &format!(
-            "fio --name=load --filename=$(device {nsid}) --size=16M --rw=randwrite --bs=4k \
-                 --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 \
-                 --verify_backlog=64 --time_based --runtime={seconds}"
-        ),
-        Duration::from_secs(240),
+/// fio that writes and reads back what it wrote a little later, all verified.
+fn verified_load(bed: &Bed, nsid: u32) -> Result<Job> {
+    bed.load(
+        &format!("d=$(device {nsid})"),
+        "--name=load --filename=$d --size=16M --rw=randwrite --bs=4k --iodepth=8 \
+             --verify=crc32c --verify_fatal=1 --verify_backlog=64",
     )
 }

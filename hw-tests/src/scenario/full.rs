@@ -40,17 +40,10 @@ pub(crate) fn disk(bed: &mut Bed) -> Result<Outcome> {
          {}",
         writes(victim, 16 * MIB)
     ))?;
-    let mut load = bed.start(
-        &format!(
-            "rm -f /tmp/enough
-             while [ ! -e /tmp/enough ]
-             do
-                 fio --name=elsewhere --filename=$(device {other}) --size=8M --rw=randwrite \
-                     --bs=8k --ioengine=libaio --iodepth=4 --direct=1 --verify=crc32c \
-                     --verify_fatal=1 --verify_backlog=64 || exit 1
-             done"
-        ),
-        Duration::from_secs(240),
+    let mut load = bed.load(
+        &format!("d=$(device {other})"),
+        "--name=elsewhere --filename=$d --size=8M --rw=randwrite --bs=8k --iodepth=4 \
+             --verify=crc32c --verify_fatal=1 --verify_backlog=64",
     )?;
     let written = fill(bed, filler)?;
     refuses(bed, filler, written)?;
@@ -58,8 +51,7 @@ pub(crate) fn disk(bed: &mut Bed) -> Result<Outcome> {
     // What is there can be read and written over.
     bed.run(&writes(filler, 4 * MIB))?;
     bed.run(&format!("{} --verify_only", writes(filler, written)))?;
-    bed.run("touch /tmp/enough")?;
-    bed.guest.finish(load).context("the load on the other disk")?;
+    bed.end_load(load)?;
     make_room(bed, (filler, files), written)?;
     grow(bed, filler)?;
     bed.kill_and_restart(Duration::from_millis(100))?;

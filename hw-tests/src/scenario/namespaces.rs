@@ -1,8 +1,6 @@
 //! Volumes that change while hosts are connected.
 
-use std::time::Duration;
-
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::Outcome;
 use crate::bed::Bed;
@@ -36,13 +34,10 @@ pub(crate) fn resize(bed: &mut Bed) -> Result<Outcome> {
 pub(crate) fn come_and_go(bed: &mut Bed) -> Result<Outcome> {
     let steady = bed.volume("steady", 64 * MIB, 4096)?;
     bed.run("connect")?;
-    let mut load = bed.start(
-        &format!(
-            "fio --name=load --filename=$(device {steady}) --size=16M --rw=randrw --bs=8k \
-                 --ioengine=libaio --iodepth=4 --direct=1 --verify=crc32c --verify_fatal=1 \
-                 --verify_backlog=32 --time_based --runtime=12"
-        ),
-        Duration::from_secs(90),
+    let load = bed.load(
+        &format!("d=$(device {steady})"),
+        "--name=load --filename=$d --size=16M --rw=randrw --bs=8k --iodepth=4 --verify=crc32c \
+             --verify_fatal=1 --verify_backlog=32",
     )?;
     for round in 0..2 {
         let name = format!("guest-{round}");
@@ -59,8 +54,7 @@ pub(crate) fn come_and_go(bed: &mut Bed) -> Result<Outcome> {
              until_true 20 gone"
         ))?;
     }
-    ensure!(load.is_running(), "the load ended before the volumes had come and gone");
-    bed.guest.finish(load)?;
+    bed.end_load(load)?;
     bed.run("disconnect")?;
     Ok(Outcome::Passed)
 }

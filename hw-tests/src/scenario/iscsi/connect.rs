@@ -158,36 +158,30 @@ pub(crate) fn faults(bed: &mut Bed) -> Result<Outcome> {
     }
     let lun = unit(bed, "iscsi-faults", 64 * MIB, 4096)?;
     step(bed, "login node.conn[0].iscsi.DataDigest=CRC32C")?;
-    let mut load = verified_load(bed, lun, 8)?;
+    let load = verified_load(bed, lun)?;
     for _ in 0..4 {
         sleep(Duration::from_millis(1500));
         step(bed, &format!("sg_reset --device $(unit {lun})"))?;
     }
-    ensure!(load.is_running(), "the load ended before the last reset");
-    bed.guest.finish(load).context("with LUN resets")?;
-    let mut load = verified_load(bed, lun, 12)?;
+    bed.end_load(load).context("with LUN resets")?;
+    let load = verified_load(bed, lun)?;
     for pause in [1, 3] {
         sleep(Duration::from_secs(2));
         bed.kill_and_restart(Duration::from_secs(pause))?;
         step(bed, "until_true 60 logged_in")?;
     }
-    ensure!(load.is_running(), "the load ended before the last kill");
-    bed.guest.finish(load).context("with kills")?;
+    bed.end_load(load).context("with kills")?;
     step(bed, "logout")?;
     // The kernel says which connection was lost, and that it was reset.
     bed.forgive()?;
     Ok(Outcome::Passed)
 }
 
-/// fio that writes for `seconds` and reads back what it wrote a little later, all verified.
-fn verified_load(bed: &Bed, lun: u32, seconds: u32) -> Result<Job> {
-    bed.start(
-        &format!(
-            "{TOOLS}
-             fio --name=load --filename=$(unit {lun}) --size=16M --rw=randwrite --bs=4k \\
-                 --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1 \\
-                 --verify_backlog=64 --time_based --runtime={seconds}"
-        ),
-        Duration::from_secs(240),
+/// fio that writes and reads back what it wrote a little later, all verified.
+fn verified_load(bed: &Bed, lun: u32) -> Result<Job> {
+    bed.load(
+        &format!("{TOOLS}\nd=$(unit {lun})"),
+        "--name=load --filename=$d --size=16M --rw=randwrite --bs=4k --iodepth=8 \
+             --verify=crc32c --verify_fatal=1 --verify_backlog=64",
     )
 }
