@@ -125,8 +125,8 @@ impl Shard {
             }
             Request::CompareAndWrite { extent, expected, data } => {
                 let mut pending = Pending::new(tag, Asked::Compare, extent).widen();
-                let blocks = pending.end - pending.origin;
-                assert!(blocks <= self.compare_and_write_max() && pending.is_comparable());
+                let bytes = pending.end - pending.origin;
+                assert!(bytes <= self.compare_and_write_max() && pending.is_comparable());
                 assert!(
                     expected.len().min(data.len()) >= (extent.offset % B + extent.len) as usize
                 );
