@@ -1,6 +1,6 @@
 //! Bodies of the fuzz tests, shared by `fuzz/` and by the ordinary tests, which replay the corpora.
 
-use crate::scsi::LUNS_MAX;
+use crate::scsi::{LUNS_MAX, PARAMETER_LIST_MAX};
 use crate::target::{Credentials, IscsiName, Secret, Terms};
 use crate::testing::{Fabric, InitiatorConfig, LinkId};
 use crate::text;
@@ -54,8 +54,8 @@ pub fn iscsi_stream(bytes: &[u8]) {
     end(fabric, id);
 }
 
-/// Writes whose data come as the input says: whatever comes, each byte that is written was sent,
-/// and every command ends once.
+/// Writes of one piece or two, whose data come as the input says: whatever comes, each byte that
+/// is written was sent, and every command ends once.
 pub fn iscsi_data_out(bytes: &[u8]) {
     let config = InitiatorConfig { immediate: false, ..InitiatorConfig::default() };
     let (mut fabric, id) = session(config);
@@ -72,7 +72,7 @@ pub fn iscsi_data_out(bytes: &[u8]) {
         let tag = tags[usize::from(*a) % tags.len()];
         match what % 8 {
             0 => {
-                let blocks = u32::from(*b % 16);
+                let blocks = u32::from(*b % 64);
                 let mut cdb = [0; 16];
                 cdb[0] = 0x8A;
                 cdb[9] = *c % 16;
@@ -110,9 +110,11 @@ fn fabric() -> Fabric {
     Fabric::new(&[SIZE, SIZE], Terms::default())
 }
 
+/// A session in which little is moved in pieces already.
 fn session(config: InitiatorConfig) -> (Fabric, LinkId) {
     let mut fabric = fabric();
-    let id = fabric.log_in(config);
+    fabric.config.piece_max = PARAMETER_LIST_MAX;
+    let id = fabric.log_in(InitiatorConfig { first_burst: 8192, ..config });
     // The stream is not what an initiator would send: what is answered is not looked at.
     fabric.link(id).is_deaf = true;
     (fabric, id)

@@ -405,7 +405,10 @@ impl Frontend {
         if entry.connection.state != State::Draining {
             send(entry, &mut self.heads, s);
             report_errors(&mut entry.connection, s);
+            // What comes next of a long read, or of a command that has just found no buffer.
+            self.note_starved(index);
         }
+        let entry = self.entries[index as usize].as_mut().expect("it is still open");
         let connection = &mut entry.connection;
         if connection.protocol.is_ending() && connection.state == State::Open {
             connection.state = State::Closing;

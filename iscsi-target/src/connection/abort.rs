@@ -4,7 +4,7 @@ use super::receive::{Section, Violation};
 use super::slots::{Aborted, Entry, Kind, State};
 use super::{Connection, SessionKind};
 use crate::io::{Buffer, VolumeIndex};
-use crate::scsi::{Attention, Lun, Status};
+use crate::scsi::{Attention, DataIn, Lun, Status};
 use crate::seam::{Event, Slot};
 use storage_spec::iscsi::{RejectReason, TaskFunction, TaskManagementRequest, TaskResponse};
 use zerocopy::FromBytes;
@@ -185,7 +185,7 @@ impl<B: Buffer> Connection<B> {
             State::Submitted | State::WithTarget => return,
             State::Receiving => {}
             State::AwaitingBuffer => self.waiting.retain(|waiting| *waiting != slot),
-            State::R2tQueued => self.sender.forget(slot),
+            State::R2tQueued | State::Delivering => self.sender.forget(slot),
             State::AwaitingData => self.awaiting_data -= 1,
             state => unreachable!("a command in {state:?} is not active"),
         }
@@ -201,6 +201,9 @@ impl<B: Buffer> Connection<B> {
                 let entry = &mut self.slots[slot];
                 entry.kind = Kind::Ended;
                 entry.buf = None;
+                // What went before tells no more than how much it was.
+                entry.base += core::mem::take(&mut entry.delivered);
+                (entry.data, entry.deliver, entry.available) = (DataIn::None, 0, entry.base);
                 entry.status = Status::TaskAborted;
                 self.slots.discharge(slot);
                 self.respond(slot);

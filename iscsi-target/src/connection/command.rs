@@ -5,7 +5,7 @@ use super::slots::{Aborted, Entry, Kind, State};
 use super::{Connection, SessionKind};
 use crate::io::{BlockRequest, BlockResult, Buffer, Now, Surroundings, Ticket, VolumeIndex};
 use crate::scsi::{
-    Admitted, DataIn, Ending, Lun, Needs, Progress, Request, Sense, Status, Task, admit,
+    Admitted, DataIn, Ending, Lun, Needs, Progress, Request, Sense, Status, Task, admit, piece_len,
 };
 use crate::seam::{Event, Slot};
 use core::convert::Infallible;
@@ -109,7 +109,8 @@ impl<B: Buffer> Connection<B> {
             let sense = Sense::illegal(code).with_format(self.has_descriptor_sense(lun));
             return Admitted::End(Ending::check(sense));
         }
-        let request = Request { cdb: &pdu.cdb, lun, data_out: offered };
+        let piece_max = self.config.piece_max;
+        let request = Request { cdb: &pdu.cdb, lun, data_out: offered, piece_max };
         admit(request, &self.units, &mut self.attentions)
     }
 
@@ -125,9 +126,12 @@ impl<B: Buffer> Connection<B> {
         entry.wanted = needs.data_out;
         entry.named = needs.named;
         entry.head = needs.page_offset;
+        entry.piece_end = piece_len(needs.page_offset, needs.data_out, self.config.piece_max);
         if matches!(entry.kind, Kind::Control(_)) {
             entry.bytes = Vec::with_capacity(needs.data_out as usize);
         }
+        let is_in_piece = entry.burst_end <= entry.piece_end || entry.piece_end == entry.wanted;
+        assert!(is_in_piece, "what comes unasked fits in a piece");
     }
 
     /// A command is known: has its data come, or runs it.
@@ -212,7 +216,7 @@ impl<B: Buffer> Connection<B> {
     pub(super) fn go_on<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
         let entry = &self.slots[slot];
         let is_doomed = matches!(entry.kind, Kind::Ended);
-        if is_doomed || entry.moved >= entry.wanted {
+        if is_doomed || entry.moved >= entry.piece_end {
             return self.run(slot, around);
         }
         let needs_buffer = matches!(entry.kind, Kind::Task(_)) && entry.buf.is_none();
@@ -224,7 +228,7 @@ impl<B: Buffer> Connection<B> {
         self.sender.queue(slot);
     }
 
-    /// A buffer for all data-out of a command. `is_held`: until the initiator has sent more.
+    /// A buffer for the piece of a command's data-out. `is_held`: until the initiator has sent more.
     fn take_buffer<S: Surroundings<Buf = B>>(
         &mut self,
         slot: u16,
@@ -232,7 +236,7 @@ impl<B: Buffer> Connection<B> {
         around: &mut S,
     ) -> bool {
         let entry = &self.slots[slot];
-        let len = (entry.head as usize + entry.wanted as usize).next_multiple_of(BLOCK);
+        let len = entry.data_range().end.next_multiple_of(BLOCK);
         let charge = len.next_power_of_two();
         let max = self.config.buffers_max;
         let max = if is_held { max - max / 4 } else { max };
@@ -250,7 +254,12 @@ impl<B: Buffer> Connection<B> {
     fn wait_for_buffer(&mut self, slot: u16) {
         self.counters.buffer_waits += 1;
         self.slots[slot].state = State::AwaitingBuffer;
-        self.waiting.push_back(slot);
+        // Those that hold data go first: others may wait for just these buffers.
+        let place = match self.slots.holds_data(slot) {
+            true => self.waiting.iter().position(|&other| !self.slots.holds_data(other)),
+            false => None,
+        };
+        self.waiting.insert(place.unwrap_or(self.waiting.len()), slot);
     }
 
     /// Goes on with the first of those that wait; false if there still is no buffer.
@@ -260,7 +269,7 @@ impl<B: Buffer> Connection<B> {
         around: &mut S,
     ) -> bool {
         let entry = &self.slots[slot];
-        if entry.moved < entry.wanted {
+        if entry.moved < entry.piece_end {
             if !self.take_buffer(slot, true, around) {
                 return false;
             }
@@ -275,7 +284,7 @@ impl<B: Buffer> Connection<B> {
             return true;
         }
         // Starved again: it keeps its place.
-        self.waiting.pop_back();
+        self.waiting.retain(|&other| other != slot);
         self.waiting.push_front(slot);
         false
     }
@@ -291,7 +300,7 @@ impl<B: Buffer> Connection<B> {
                 self.events.push_back(Event::Control { slot: Slot(slot), command, data });
             }
             Kind::Task(_) => {
-                self.counters.bytes_written += u64::from(entry.wanted);
+                self.counters.bytes_written += u64::from(entry.piece_end - entry.piece_start);
                 let data = entry.buf.take();
                 let ticket = self.slots.ticket(slot);
                 self.advance_task(slot, around, |task, door, _| task.start(ticket, data, door));
@@ -351,6 +360,8 @@ impl<B: Buffer> Connection<B> {
                 self.wait_for_buffer(slot);
                 return false;
             }
+            Progress::Part { data, left } => self.deliver_part(slot, data, left),
+            Progress::WantsData => self.want_piece(slot, around),
             Progress::End(ending) => {
                 self.conclude(slot, ending);
                 self.respond(slot);
@@ -393,14 +404,15 @@ impl<B: Buffer> Connection<B> {
     }
 
     /// Notes how a command ended.
-    fn conclude(&mut self, slot: u16, ending: Ending<B>) {
+    pub(super) fn conclude(&mut self, slot: u16, ending: Ending<B>) {
         let entry = &mut self.slots[slot];
         self.counters.failed += u64::from(ending.status != Status::Good);
         entry.kind = Kind::Ended;
         entry.status = ending.status;
         entry.sense = ending.sense;
-        entry.available = ending.data.len() as u32;
-        entry.deliver = if entry.is_write { 0 } else { entry.available.min(entry.expected) };
+        let len = ending.data.len() as u32;
+        entry.available = entry.base + len;
+        entry.deliver = if entry.is_write { 0 } else { len.min(entry.expected - entry.base) };
         entry.data = if entry.deliver == 0 { DataIn::None } else { ending.data };
         entry.buf = None;
         if !matches!(entry.data, DataIn::Buffer { .. }) {

@@ -22,7 +22,7 @@
 //! Invariants: every accepted task is answered exactly once while the connection lives, or aborted;
 //! task management is answered after the tasks that it aborts have ended; a slot has at most one
 //! block request and one place in the send queue; nothing is executed after `close`; memory is
-//! bounded by the slots, the data of one transfer each. Slots are the command window: MaxCmdSN
+//! bounded by the slots, a buffer of data each: what is longer moves in pieces. Slots are the command window: MaxCmdSN
 //! grows as they become free, and never falls.
 //!
 //! What it does not do: error recovery beyond level 0 (a header digest that is wrong ends the
@@ -34,6 +34,7 @@ mod command;
 mod counters;
 mod deadlines;
 mod login;
+mod pieces;
 mod receive;
 mod requests;
 mod slots;
@@ -44,8 +45,8 @@ mod tests;
 
 pub use counters::Counters;
 
-use crate::io::{Buffer, Now};
-use crate::scsi::{Attentions, Units};
+use crate::io::{Buffer, Now, TRANSFER_MAX};
+use crate::scsi::{Attentions, PARAMETER_LIST_MAX, Units};
 use crate::seam::{ConnectionId, Event, Message, Order, SessionKind, SessionParameters};
 use abort::Aborting;
 use core::time::Duration;
@@ -76,8 +77,12 @@ pub struct Config {
     pub ping_timeout: Duration,
     /// Most bytes of buffers that the connection's tasks hold, those whose data are being sent
     /// included; what one task at a time needs to get on comes on top. At least two of the largest
-    /// transfers.
+    /// pieces.
     pub buffers_max: usize,
+    /// Most bytes of a buffer of a command's data: what is longer moves in pieces. Whole blocks of
+    /// the store; at least a parameter list and a first burst that begins within a block, at most
+    /// [`crate::io::TRANSFER_MAX`].
+    pub piece_max: u32,
 }
 
 impl Default for Config {
@@ -88,6 +93,7 @@ impl Default for Config {
             idle_timeout: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(15),
             buffers_max: usize::MAX,
+            piece_max: TRANSFER_MAX as u32,
         }
     }
 }
@@ -116,7 +122,7 @@ pub struct Connection<B> {
     slots: Slots<B>,
     receiver: Receiver,
     sender: Sender,
-    /// Slots in `AwaitingBuffer`, first come first served.
+    /// Slots in `AwaitingBuffer`, first come first served, but those before that hold data.
     waiting: VecDeque<u16>,
     events: VecDeque<Event>,
     /// Task management whose tasks have not all ended.
@@ -155,6 +161,7 @@ impl<B: Buffer> Connection<B> {
     #[must_use]
     pub fn new(id: ConnectionId, config: Config, now: Now) -> Self {
         assert!(config.receive_max >= 8192 && config.receive_max.is_multiple_of(4));
+        assert!((PARAMETER_LIST_MAX..=TRANSFER_MAX as u32).contains(&config.piece_max));
         Self {
             id,
             config,

@@ -2,7 +2,7 @@
 
 use crate::io::{Now, Ticket, VolumeIndex};
 use crate::scsi::{DataIn, Lun, Sense, Status, Task};
-use core::ops::{Index, IndexMut};
+use core::ops::{Index, IndexMut, Range};
 use core::time::Duration;
 use storage_spec::iscsi::{TaskFunction, TaskResponse};
 
@@ -16,7 +16,7 @@ pub(super) enum State {
     Free,
     /// The data of its own PDU.
     Receiving,
-    /// A buffer; the slot is in `Connection::waiting`.
+    /// A buffer, or its turn to fill the next; the slot is in `Connection::waiting`.
     AwaitingBuffer,
     /// Room to send the R2T; the slot is in the send queue.
     R2tQueued,
@@ -28,6 +28,8 @@ pub(super) enum State {
     WithTarget,
     /// The end of tasks that are being aborted.
     AwaitingTasks,
+    /// Room to send the data at hand, behind which there are more; the slot is in the send queue.
+    Delivering,
     /// Room to send data or the response; the slot is in the send queue.
     Responding,
     /// The initiator's request for more of the text.
@@ -97,7 +99,10 @@ pub(super) struct Entry<B> {
     pub(super) transfer_tag: u32,
     /// R2Ts and Data-Ins sent.
     pub(super) sent_sn: u32,
-    /// Where in `buf` the data-out begin.
+    /// Which of the bytes wanted `buf` is for: of more than it holds, a piece after the other.
+    pub(super) piece_start: u32,
+    pub(super) piece_end: u32,
+    /// Where in `buf` the piece begins.
     pub(super) head: u32,
     /// Data-out, or ping data.
     pub(super) buf: Option<B>,
@@ -107,10 +112,12 @@ pub(super) struct Entry<B> {
     pub(super) sense: Option<Sense>,
     /// Data for the initiator; text.
     pub(super) data: DataIn<B>,
-    /// How many there were, and how many of them go to the initiator.
+    /// Bytes of data-in that have gone to the initiator before those at hand.
+    pub(super) base: u32,
+    /// How many there were in all, and how many of those at hand go to the initiator.
     pub(super) available: u32,
     pub(super) deliver: u32,
-    /// How many have.
+    /// How many of these have.
     pub(super) delivered: u32,
     /// When its data were first seen to be awaited.
     awaited_since: Option<Now>,
@@ -140,12 +147,15 @@ impl<B> Entry<B> {
             data_sn: 0,
             transfer_tag: 0,
             sent_sn: 0,
+            piece_start: 0,
+            piece_end: 0,
             head: 0,
             buf: None,
             bytes: Vec::new(),
             status: Status::Good,
             sense: None,
             data: DataIn::None,
+            base: 0,
             available: 0,
             deliver: 0,
             delivered: 0,
@@ -173,6 +183,11 @@ impl<B> Entry<B> {
     /// Whether it is a command that may read or write a volume.
     pub(super) fn touches(&self, volume: VolumeIndex) -> bool {
         matches!(&self.kind, Kind::Task(task) if task.touches(volume))
+    }
+
+    /// The part of its buffer that the piece of its data-out fills.
+    pub(super) fn data_range(&self) -> Range<usize> {
+        self.head as usize..self.head as usize + (self.piece_end - self.piece_start) as usize
     }
 
     /// As [`Entry::awaited_since`] is kept: from the first look on.
@@ -305,7 +320,12 @@ impl<B> Slots<B> {
         self.held() - self[slot].own_held as usize
     }
 
-    /// Charges a task with the buffer of its data-out, until it ends.
+    /// Whether a task is charged with a buffer of data-out.
+    pub(super) fn holds_data(&self, slot: u16) -> bool {
+        self[slot].data_held > 0
+    }
+
+    /// Charges a task with the buffer of its data-out, until it is done with it.
     pub(super) fn charge_data(&mut self, slot: u16, bytes: usize) {
         self.data_held += bytes;
         self[slot].data_held += bytes as u32;

@@ -2,6 +2,8 @@
 
 mod aborts;
 mod charges;
+mod pieces;
+mod restarts;
 
 use super::*;
 use crate::target::Terms;

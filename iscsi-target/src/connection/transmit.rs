@@ -146,7 +146,7 @@ impl<B: Buffer> Connection<B> {
         let entry = &mut self.slots[slot];
         entry.transfer_tag = tag;
         entry.data_sn = 0;
-        entry.burst_end = entry.moved.saturating_add(burst_max).min(entry.wanted);
+        entry.burst_end = entry.moved.saturating_add(burst_max).min(entry.piece_end);
         let mut pdu = R2t::new_zeroed();
         pdu.opcode = Opcode::R2t.0;
         pdu.flags = FINAL;

@@ -20,6 +20,9 @@ pub struct Request<'a> {
     pub lun: Option<Lun>,
     /// Bytes of data-out that the initiator offers.
     pub data_out: u32,
+    /// Most bytes of a buffer of its data: whole blocks of the store, at most
+    /// [`target_io::TRANSFER_MAX`]. What is longer moves in pieces.
+    pub piece_max: u32,
 }
 
 /// What a command does, for reservations and write protection.
@@ -125,7 +128,12 @@ fn admit_order<B: Buffer>(request: Request<'_>, unit: &Unit, mut order: Order<B>
     }
     match order {
         Order::End(ending) => Admitted::End(ending),
-        Order::Task { job, .. } => Admitted::Task(Task::new(unit, job), needs),
+        Order::Task { mut job, .. } => {
+            if let Some(pieces) = job.pieces_mut() {
+                pieces.limit(request.piece_max);
+            }
+            Admitted::Task(Task::new(unit, job), needs)
+        }
         Order::Control(_) => control(request, needs),
     }
 }

@@ -1,14 +1,17 @@
 //! A device, its volumes in memory, and commands run to their end: for tests and fuzzing.
 
 use super::control::{Device, DeviceConfig, Effect, Nexus, Port, UnitConfig};
-use super::{Admitted, Attentions, Ending, Lun, Needs, Progress, Request, Status, admit};
+use super::{
+    Admitted, Attentions, DataIn, Ending, Lun, Needs, Progress, Request, Status, Task, admit,
+    piece_len,
+};
 use core::convert::Infallible;
 use reservations::{Failure, Table};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use storage_spec::crc32c::{self, BLOCK};
 use target_io::testing::{Memory, PlainBuf};
-use target_io::{Buffer, ConnectionId, Surroundings, Ticket, VolumeIndex};
+use target_io::{Buffer, ConnectionId, Surroundings, TRANSFER_MAX, Ticket, VolumeIndex};
 
 /// What commands of core 0 are tagged with.
 const TAG: u16 = 3;
@@ -19,6 +22,8 @@ pub(super) struct Harness {
     pub(super) device: Device,
     /// Of each nexus.
     pub(super) attentions: Vec<Attentions>,
+    /// Most bytes of a buffer of a command's data.
+    pub(super) piece_max: u32,
     tables: BTreeMap<VolumeIndex, Table>,
 }
 
@@ -60,7 +65,8 @@ impl Harness {
         }
         while device.take_effect().is_some() {}
         let attentions = vec![Attentions::default(), Attentions::default()];
-        Self { memory: Memory::new(&sizes), device, attentions, tables: BTreeMap::new() }
+        let (memory, tables) = (Memory::new(&sizes), BTreeMap::new());
+        Self { memory, device, attentions, piece_max: TRANSFER_MAX as u32, tables }
     }
 
     /// Does what the device wants done, and returns how its command ended.
@@ -115,25 +121,55 @@ impl Harness {
                 assert!(ending.data.len() <= needs.data_in_max as usize);
                 ending.widen()
             }
-            Admitted::Task(mut task, needs) => {
-                let data = (needs.data_out > 0).then(|| land(&mut self.memory, needs, data));
-                let mut progress = task.start(Ticket(7), data, &mut self.memory);
-                loop {
-                    match progress {
-                        Progress::End(ending) => break ending,
-                        Progress::Starved => panic!("there are buffers"),
-                        Progress::Pending => {
-                            assert_eq!(self.memory.pending(), 1);
-                            let (ticket, result) = self.memory.execute(0);
-                            assert_eq!(ticket, Ticket(7));
-                            progress = task.complete(result, &mut self.memory);
-                        }
-                    }
-                }
-            }
+            Admitted::Task(task, needs) => self.run_task(task, needs, data),
         };
         assert_eq!(ending.sense.is_some(), ending.status == Status::CheckCondition);
         ending
+    }
+
+    fn run_task(
+        &mut self,
+        mut task: Task<PlainBuf>,
+        needs: Needs,
+        data: &[u8],
+    ) -> Ending<PlainBuf> {
+        const TICKET: Ticket = Ticket(7);
+        let mut feed = Feed::new(needs, data, self.piece_max);
+        let mut read = Vec::new();
+        let first = feed.next(&mut self.memory);
+        let mut progress = task.start(TICKET, first, &mut self.memory);
+        loop {
+            progress = match progress {
+                Progress::End(ending) if read.is_empty() => return ending,
+                Progress::End(mut ending) => {
+                    if ending.status == Status::Good {
+                        read.extend(ending.data.to_vec());
+                        ending.data = DataIn::Bytes(read);
+                    }
+                    return ending;
+                }
+                Progress::Starved => panic!("there are buffers"),
+                Progress::Part { data, left } => {
+                    read.extend(data.to_vec());
+                    assert_eq!(read.len() + left as usize, needs.data_in_max as usize);
+                    drop(data);
+                    assert_eq!(self.memory.live(), 0, "nothing is held between two pieces");
+                    task.resume(&mut self.memory)
+                }
+                Progress::WantsData => {
+                    assert_eq!(self.memory.live(), 0, "nothing is held between two pieces");
+                    let next = feed.next(&mut self.memory);
+                    assert!(next.is_some(), "no more is wanted than was said");
+                    task.start(TICKET, next, &mut self.memory)
+                }
+                Progress::Pending => {
+                    assert_eq!(self.memory.pending(), 1);
+                    let (ticket, result) = self.memory.execute(0);
+                    assert_eq!(ticket, TICKET);
+                    task.complete(result, &mut self.memory)
+                }
+            };
+        }
     }
 
     /// Judges a command.
@@ -147,7 +183,8 @@ impl Harness {
         let mut full = [0; 16];
         full[..cdb.len()].copy_from_slice(cdb);
         let units = self.device.units(connection(nexus));
-        let request = Request { cdb: &full, lun: Some(lun), data_out: data_out as u32 };
+        let (data_out, piece_max) = (data_out as u32, self.piece_max);
+        let request = Request { cdb: &full, lun: Some(lun), data_out, piece_max };
         admit(request, &units, &mut self.attentions[nexus])
     }
 }
@@ -157,27 +194,56 @@ fn nexus(number: usize) -> Nexus {
     Nexus { initiator, isid: [0x80, 0, 0, 0, 0, number as u8], tag: 1 }
 }
 
-/// Puts data-out where a task needs them, and fills the cells of whole pages.
+/// Puts the first piece of data-out where a task needs it, and fills the cells of whole pages.
 pub(super) fn land(memory: &mut Memory, needs: Needs, data: &[u8]) -> PlainBuf {
-    let data = &data[..needs.data_out as usize];
-    let head = needs.page_offset as usize;
-    let span = (head + data.len()).next_multiple_of(BLOCK);
-    let mut buf = memory.alloc(span).expect("there are buffers");
-    buf.bytes_mut()[head..head + data.len()].copy_from_slice(data);
-    for page in 0..span / BLOCK {
-        let crc = crc32c::checksum(&buf.bytes()[page * BLOCK..(page + 1) * BLOCK]);
-        buf.crcs_mut()[page] = crc;
+    Feed::new(needs, data, TRANSFER_MAX as u32).next(memory).expect("there are data")
+}
+
+/// The data-out of a command, in pieces.
+pub(super) struct Feed {
+    head: u32,
+    rest: VecDeque<u8>,
+    piece_max: u32,
+}
+
+impl Feed {
+    pub(super) fn new(needs: Needs, data: &[u8], piece_max: u32) -> Self {
+        let rest = data[..needs.data_out as usize].to_vec().into();
+        Self { head: needs.page_offset, rest, piece_max }
     }
-    buf
+
+    /// The next piece in its buffer.
+    pub(super) fn next(&mut self, memory: &mut Memory) -> Option<PlainBuf> {
+        let len = piece_len(self.head, self.rest.len() as u32, self.piece_max) as usize;
+        let head = core::mem::take(&mut self.head) as usize;
+        let data: Vec<u8> = self.rest.drain(..len).collect();
+        if data.is_empty() {
+            return None;
+        }
+        let span = (head + len).next_multiple_of(BLOCK);
+        let mut buf = memory.alloc(span).expect("there are buffers");
+        buf.bytes_mut()[head..head + len].copy_from_slice(&data);
+        for page in 0..span / BLOCK {
+            let crc = crc32c::checksum(&buf.bytes()[page * BLOCK..(page + 1) * BLOCK]);
+            buf.crcs_mut()[page] = crc;
+        }
+        Some(buf)
+    }
+}
+
+impl DataIn<PlainBuf> {
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Buffer { buf, range } => buf.bytes()[range.clone()].to_vec(),
+        }
+    }
 }
 
 /// The data of a command that has succeeded.
 #[cfg(test)]
 pub(super) fn bytes_of(ending: Ending<PlainBuf>) -> Vec<u8> {
     assert_eq!((ending.status, ending.sense), (Status::Good, None));
-    match ending.data {
-        super::DataIn::None => Vec::new(),
-        super::DataIn::Bytes(bytes) => bytes,
-        super::DataIn::Buffer { buf, range } => buf.bytes()[range].to_vec(),
-    }
+    ending.data.to_vec()
 }

@@ -1,12 +1,11 @@
 //! Limits that VPD page B0h tells initiators and that commands are held to.
 
-use target_io::TRANSFER_MAX;
-
 /// Most logical units of a target: LUNs are below it.
 pub const LUNS_MAX: u16 = 1024;
 
-/// Most bytes of a read, write, or verification of data sent (MAXIMUM TRANSFER LENGTH).
-pub const TRANSFER_BYTES_MAX: u64 = TRANSFER_MAX as u64;
+/// Most bytes of a read, write, ORWRITE, or verification of data sent (MAXIMUM TRANSFER LENGTH).
+/// What is longer than a buffer moves in pieces.
+pub const TRANSFER_BYTES_MAX: u64 = 16 << 20;
 
 /// Most logical blocks of one COMPARE AND WRITE: one, so that it never leaves a block of the store.
 pub const COMPARE_AND_WRITE_BLOCKS_MAX: u8 = 1;

@@ -3,8 +3,9 @@
 //!
 //! [`admit`] judges a command on the core of its connection with what that core knows: a snapshot
 //! of the logical units ([`Unit`]) and the unit attentions of the nexus ([`Attentions`]). What
-//! touches the medium becomes a [`Task`], which turns into block requests, one at a time. What
-//! concerns state that nexuses share becomes a [`ControlCommand`] for core 0 ([`control`]).
+//! touches the medium becomes a [`Task`], which turns into block requests, one at a time; long
+//! transfers move in pieces of a buffer each. What concerns state that nexuses share becomes a
+//! [`ControlCommand`] for core 0 ([`control`]).
 //!
 //! The transport collects data-out as [`Needs`] says, delivers completions, and cuts or counts data
 //! by the length that the initiator expects.
@@ -26,7 +27,7 @@ pub use admit::{Request, admit};
 pub use attention::{Attention, Attentions};
 pub use limits::*;
 pub use sense::{SENSE_MAX, Sense, SenseBytes};
-pub use task::{Progress, Task};
+pub use task::{Progress, Task, piece_len};
 
 use core::ops::Range;
 use std::sync::Arc;
@@ -147,7 +148,8 @@ pub struct ControlCommand {
 /// What a command needs from and has for the initiator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// Bytes of data-out; [`admit`] has seen that the initiator offers as many.
+    /// Bytes of data-out, in pieces of [`piece_len`]; [`admit`] has seen that the initiator offers
+    /// as many.
     pub data_out: u32,
     /// Bytes of data-out that the CDB names: more where the initiator offers fewer and only what it
     /// offers is written.

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod oracle;
+mod pieces;
 mod reserve;
 mod shared;
 

@@ -205,7 +205,12 @@ impl Fabric {
 
     /// Moves what one connection can, once, and what the target wants of all.
     pub fn run_one(&mut self, id: LinkId) {
-        self.step(id, &mut |available| available);
+        self.run_one_chunk(id, usize::MAX);
+    }
+
+    /// As [`Fabric::run_one`], of which so many bytes arrive.
+    pub fn run_one_chunk(&mut self, id: LinkId, count: usize) {
+        self.step(id, &mut |available| available.min(count));
         self.carry_actions();
     }
 

@@ -110,6 +110,8 @@ pub struct Initiator {
     input: Vec<u8>,
     writes: BTreeMap<u32, Vec<u8>>,
     reads: BTreeMap<u32, Vec<u8>>,
+    /// R2Ts and Data-Ins of each command that is under way.
+    sent: BTreeMap<u32, u32>,
     finished: BTreeMap<u32, Finished>,
 }
 
@@ -131,6 +133,7 @@ impl Initiator {
             input: Vec::new(),
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
+            sent: BTreeMap::new(),
             finished: BTreeMap::new(),
         }
     }
@@ -426,6 +429,9 @@ impl Initiator {
         let data = self.reads.get_mut(&tag).expect("data of a command that is under way");
         assert_eq!(header.buffer_offset.get() as usize, data.len(), "in order");
         assert!(pdu.data.len() <= self.config.receive_max as usize, "no more than is taken");
+        let sn = self.sent.entry(tag).or_default();
+        assert_eq!(header.data_sn.get(), *sn, "DataSN counts a command's Data-Ins");
+        *sn += 1;
         data.extend_from_slice(&pdu.data);
         let flags = ResidualFlags::from(header.flags);
         if flags.status() {
@@ -440,12 +446,16 @@ impl Initiator {
         let flags = ResidualFlags::from(header.flags);
         let residual = residual(flags, header.residual.get());
         let sense = pdu.data.get(2..).unwrap_or_default();
-        self.finish(header.task_tag.get(), header.status, sense, residual);
+        let tag = header.task_tag.get();
+        let sent = self.sent.get(&tag).copied().unwrap_or_default();
+        assert_eq!(header.expected_data_sn.get(), sent, "ExpDataSN counts R2Ts and Data-Ins");
+        self.finish(tag, header.status, sense, residual);
     }
 
     fn finish(&mut self, tag: u32, status: u8, sense: &[u8], residual: i64) {
         let data = self.reads.remove(&tag).expect("a command ends once");
         self.writes.remove(&tag);
+        self.sent.remove(&tag);
         let format = sense.first().map_or(0, |code| code & 0x7F);
         let sense = match *sense {
             [] => None,
@@ -459,6 +469,9 @@ impl Initiator {
 
     fn take_r2t(&mut self, pdu: &Pdu) {
         let r2t = R2t::read_from_bytes(&pdu.header).expect("its length");
+        let sn = self.sent.entry(r2t.task_tag.get()).or_default();
+        assert_eq!(r2t.r2t_sn.get(), *sn, "R2TSN counts a command's R2Ts");
+        *sn += 1;
         if !self.answers_r2t {
             self.r2ts.push(r2t);
             return;

@@ -82,10 +82,13 @@ impl<B: Buffer> Connection<B> {
         receiver.target = target;
         if slot != NONE {
             let entry = &self.slots[slot];
-            receiver.at = entry.head as usize + entry.moved as usize;
-            if target != Target::Nowhere {
-                receiver.keep = entry.wanted.saturating_sub(entry.moved).min(section.len);
-            }
+            receiver.at = entry.head as usize + (entry.moved - entry.piece_start) as usize;
+            let end = match target {
+                Target::Buffer => entry.piece_end,
+                Target::Bytes => entry.wanted,
+                _ => 0,
+            };
+            receiver.keep = end.saturating_sub(entry.moved).min(section.len);
         }
     }
 
@@ -183,7 +186,7 @@ impl<B: Buffer> Connection<B> {
         receiver.left -= count;
         if receiver.target == Target::Buffer && is_kept {
             let entry = &mut self.slots[receiver.slot];
-            let data = data_range(entry.head, entry.wanted);
+            let data = entry.data_range();
             let buf = entry.buf.as_mut().expect("a command that receives data has its buffer");
             seal_pages(buf, &data, from..from + count as usize);
         }
@@ -261,7 +264,7 @@ impl<B: Buffer> Connection<B> {
         let entry = &self.slots[receiver.slot];
         let run = receiver.at..receiver.at + receiver.keep as usize;
         let buf = entry.buf.as_ref().expect("a command that receives data has its buffer");
-        let run = digest(buf, &data_range(entry.head, entry.wanted), run);
+        let run = digest(buf, &entry.data_range(), run);
         self.counters.digest_second_pass += u64::from(run.second_pass);
         crc32c::combine(run.crc, receiver.loose_crc, receiver.loose_len)
     }
@@ -319,9 +322,4 @@ impl<B: Buffer> Connection<B> {
             self.awaiting_data += 1;
         }
     }
-}
-
-/// The part of a buffer that the data of a command fill.
-fn data_range(head: u32, wanted: u32) -> Range<usize> {
-    head as usize..head as usize + wanted as usize
 }

@@ -11,7 +11,7 @@ fn bounded(buffers_max: usize) -> (Fabric, LinkId) {
 }
 
 /// Runs a command to its end by single block requests; the most that it held between them.
-fn most_held(fabric: &mut Fabric, id: LinkId, tag: u32) -> (Finished, usize) {
+pub(super) fn most_held(fabric: &mut Fabric, id: LinkId, tag: u32) -> (Finished, usize) {
     fabric.link(id).hold_blocks = true;
     fabric.run();
     let mut most = 0;
@@ -107,6 +107,33 @@ fn commands_whose_data_fill_all_buffers_get_on_one_by_one() {
         good(&fabric.finish(id, tag));
     }
     assert!(fabric.link(id).connection.counters().buffer_waits > 0);
+    assert_eq!(fabric.link(id).connection.held(), 0);
+}
+
+/// What waits for a buffer for its data may wait for those of a command that came to wait later.
+#[test]
+fn who_holds_data_goes_before_who_waits_for_a_buffer_for_them() {
+    let (mut fabric, id) = bounded(2 << 20);
+    let bits = vec![0xFF; 1 << 20];
+    let initiator = &mut fabric.link(id).initiator;
+    (initiator.config.immediate, initiator.answers_r2t) = (false, false);
+    let or_write = initiator.write(0, &range(0x8B, 0, 256), &bits);
+    fabric.run();
+    // While its data are awaited, a read takes all that is left, and a write waits.
+    fabric.link(id).hold_blocks = true;
+    let read = fabric.link(id).initiator.read(0, &read16(256, 256), 1 << 20);
+    let write = fabric.link(id).initiator.write(0, &write16(512, 256), &bits);
+    fabric.run();
+    assert!(fabric.link(id).connection.starved());
+    let initiator = &mut fabric.link(id).initiator;
+    let r2t = initiator.r2ts.pop().expect("an R2T");
+    initiator.answers_r2t = true;
+    initiator.data_out(or_write, r2t.transfer_tag.get(), 0, 0, &bits[..262_144], true);
+    fabric.run();
+    fabric.link(id).hold_blocks = false;
+    for tag in [or_write, read, write] {
+        good(&fabric.finish(id, tag));
+    }
     assert_eq!(fabric.link(id).connection.held(), 0);
 }
 

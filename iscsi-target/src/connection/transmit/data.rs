@@ -2,6 +2,7 @@
 
 use super::{COPIED_MAX, residual};
 use crate::connection::Connection;
+use crate::connection::slots::State;
 use crate::io::digest::digest;
 use crate::io::{BURST_PDUS_MAX, Buffer, TxSink};
 use crate::scsi::{DataIn, Status};
@@ -16,7 +17,7 @@ const UNCOPIED_MIN: u32 = 8192;
 /// One Data-In.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut {
-    /// Where its data end, within the command's.
+    /// Where its data end, within those at hand.
     end: u32,
     /// Whether it is the last of its burst.
     is_final: bool,
@@ -27,7 +28,7 @@ struct Cut {
 struct Limits {
     pdu: u32,
     burst: u32,
-    /// Bytes of the command's data.
+    /// Bytes of the data at hand.
     total: u32,
     /// Where in its buffer, past a page's start, the data begin.
     skew: u32,
@@ -162,18 +163,19 @@ impl<B: Buffer> Connection<B> {
         self.finish_read(slot, last_flags);
     }
 
-    /// The header of a Data-In; whether it is the last of its command.
+    /// The header of a Data-In; whether it is the last of the data at hand.
     fn data_header(&mut self, slot: u16, start: u32, cut: Cut) -> (iscsi::DataIn, bool) {
         let entry = &mut self.slots[slot];
         let is_last = cut.end == entry.deliver;
-        let says_all = is_last && entry.status == Status::Good && entry.sense.is_none();
+        let is_all = is_last && entry.state == State::Responding;
+        let says_all = is_all && entry.status == Status::Good && entry.sense.is_none();
         let mut pdu = iscsi::DataIn::new_zeroed();
         pdu.opcode = Opcode::DataIn.0;
         pdu.data_len = U24::new(cut.end - start);
         pdu.task_tag = entry.tag.into();
         pdu.transfer_tag = TAG_NONE.into();
         pdu.data_sn = entry.sent_sn.into();
-        pdu.buffer_offset = start.into();
+        pdu.buffer_offset = (entry.base + start).into();
         entry.sent_sn += 1;
         entry.delivered = cut.end;
         self.counters.bytes_read += u64::from(cut.end - start);
@@ -192,11 +194,14 @@ impl<B: Buffer> Connection<B> {
         (pdu, is_last)
     }
 
-    /// All data are sent; if that said all, the command is over.
+    /// The data at hand are sent; if that said all, the command is over.
     fn finish_read(&mut self, slot: u16, flags: u8) {
         self.slots[slot].data = DataIn::None;
         if ResidualFlags::from(flags).status() {
             self.finish(slot);
+        } else if self.slots[slot].state == State::Delivering {
+            self.sender.queue.pop_front();
+            self.part_delivered(slot);
         }
     }
 }

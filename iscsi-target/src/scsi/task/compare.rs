@@ -1,29 +1,31 @@
 //! VERIFY with data, and COMPARE AND WRITE.
 
-use super::{Advance, DataIn, Door, Step, page_span, seal};
+use super::{Advance, DataIn, Door, Pieces, Step, page_span, seal};
 use storage_spec::crc32c::BLOCK;
 use target_io::{BlockRequest, Buffer, Surroundings};
 
 /// One comparison.
 #[derive(Debug)]
 pub(crate) struct Compare<B> {
+    /// Where the whole of it begins.
     pub(super) offset: u64,
-    len: u32,
+    pub(super) pieces: Pieces,
     pub(super) data: Option<B>,
 }
 
 impl<B> Compare<B> {
     pub(crate) fn new(offset: u64, len: u32) -> Self {
-        Self { offset, len, data: None }
+        Self { offset, pieces: Pieces::new(offset, len), data: None }
     }
 
     pub(super) fn advance<S: Surroundings<Buf = B>>(
         &mut self,
         door: &mut Door<'_, S>,
     ) -> Advance<B> {
-        let (offset, len) = (self.offset, self.len);
+        let (offset, len) = (self.pieces.offset(), self.pieces.len());
         Ok(match self.data.take() {
             Some(expected) => door.submit(BlockRequest::Compare { offset, len, expected }),
+            None if self.pieces.next() => Step::WantsData,
             None => Step::Done(DataIn::None),
         })
     }

@@ -5,6 +5,7 @@ mod copy;
 mod long;
 mod or_write;
 mod pattern;
+mod pieces;
 mod status;
 mod transfer;
 mod unmap;
@@ -14,6 +15,8 @@ pub(super) use copy::Copy;
 pub(super) use long::{Long, LongKind};
 pub(super) use or_write::OrWrite;
 pub(super) use pattern::Pattern;
+use pieces::Pieces;
+pub use pieces::piece_len;
 pub(super) use status::Status;
 pub(super) use transfer::{Read, Write};
 pub(super) use unmap::Unmap;
@@ -31,12 +34,21 @@ pub enum Progress<B> {
     Pending,
     /// There is no buffer now: [`Task::resume`] it later.
     Starved,
+    /// Data of a read, of which there is more: [`Task::resume`] it when they were handed over.
+    Part {
+        /// The data.
+        data: DataIn<B>,
+        /// Bytes that follow them.
+        left: u32,
+    },
+    /// It is done with the data that it was given: [`Task::start`] it with the next piece.
+    WantsData,
     /// It has ended.
     End(Ending<B>),
 }
 
 /// A command that touches the medium. It has at most one block request under way, and holds, but
-/// for its data-out, no buffer while it is starved.
+/// for its data-out, no buffer while it is starved, and none at all between two pieces.
 #[derive(Debug)]
 pub struct Task<B> {
     job: Job<B>,
@@ -64,12 +76,29 @@ pub(super) enum Job<B> {
     Copy(Box<Copy<B>>),
 }
 
+impl<B> Job<B> {
+    /// The pieces of those that move data in several.
+    pub(super) fn pieces_mut(&mut self) -> Option<&mut Pieces> {
+        match self {
+            Self::Read(job) => Some(&mut job.pieces),
+            Self::Write(job) => Some(&mut job.pieces),
+            Self::Compare(job) => Some(&mut job.pieces),
+            Self::OrWrite(job) => Some(&mut job.pieces),
+            _ => None,
+        }
+    }
+}
+
 /// What came of going on.
 pub(super) enum Step<B> {
     /// A request is under way.
     Submitted,
     /// There is no buffer.
     Starved,
+    /// Some data, and so many bytes are left.
+    Part(DataIn<B>, u32),
+    /// The next piece is to come.
+    WantsData,
     /// All is done.
     Done(DataIn<B>),
 }
@@ -121,8 +150,9 @@ impl<B: Buffer> Task<B> {
         }
     }
 
-    /// Begins. `data_out` are all bytes that the task needs, if it needs some, with the checksum
-    /// cells of whole pages filled; `ticket` is that of all its block requests.
+    /// Begins, or goes on after [`Progress::WantsData`]. `data_out` are the bytes of the piece that
+    /// is due ([`piece_len`]), if the task needs some, with the checksum cells of whole pages
+    /// filled; `ticket` is that of all block requests until it wants data again.
     pub fn start<S: Surroundings<Buf = B>>(
         &mut self,
         ticket: Ticket,
@@ -221,6 +251,8 @@ impl<B: Buffer> Task<B> {
                 Progress::Pending
             }
             Ok(Step::Starved) => Progress::Starved,
+            Ok(Step::Part(data, left)) => Progress::Part { data, left },
+            Ok(Step::WantsData) => Progress::WantsData,
             Ok(Step::Done(data)) => Progress::End(Ending::good(data)),
             Err(sense) => self.fail(sense),
         }

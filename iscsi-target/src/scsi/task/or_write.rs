@@ -2,7 +2,7 @@
 //! is as one for each block of the store, not for the command: a store compares and writes no more
 //! at once.
 
-use super::{Advance, DataIn, Door, Step, seal};
+use super::{Advance, DataIn, Door, Pieces, Step, seal};
 use storage_spec::crc32c::BLOCK;
 use target_io::{BlockRequest, Buffer, Surroundings};
 
@@ -12,11 +12,11 @@ const TRIES_MAX: u32 = 1000;
 /// A range, worked through block by block.
 #[derive(Debug)]
 pub(crate) struct OrWrite<B> {
-    offset: u64,
-    len: u32,
+    pub(super) pieces: Pieces,
+    /// Bytes of the piece at hand that are done.
     done: u32,
     tries: u32,
-    /// The bits to set, where they lie in their blocks.
+    /// The bits to set of the piece at hand, where they lie in their blocks.
     pub(super) data: Option<B>,
     /// What was read, and the buffer for what is to be written.
     read: Option<B>,
@@ -27,8 +27,7 @@ pub(crate) struct OrWrite<B> {
 impl<B: Buffer> OrWrite<B> {
     pub(crate) fn new(offset: u64, len: u32) -> Self {
         Self {
-            offset,
-            len,
+            pieces: Pieces::new(offset, len),
             done: 0,
             tries: 0,
             data: None,
@@ -65,8 +64,13 @@ impl<B: Buffer> OrWrite<B> {
 
     /// Bytes up to the end of the block at hand.
     fn piece(&self) -> u32 {
-        let at = self.offset + u64::from(self.done);
-        (BLOCK as u32 - (at % BLOCK as u64) as u32).min(self.len - self.done)
+        let head = (self.at() % BLOCK as u64) as u32;
+        (BLOCK as u32 - head).min(self.pieces.len() - self.done)
+    }
+
+    /// Where the block at hand, or the part of it, begins.
+    fn at(&self) -> u64 {
+        self.pieces.offset() + u64::from(self.done)
     }
 
     pub(super) fn advance<S: Surroundings<Buf = B>>(
@@ -74,7 +78,7 @@ impl<B: Buffer> OrWrite<B> {
         door: &mut Door<'_, S>,
     ) -> Advance<B> {
         if let Some(expected) = self.read.take() {
-            let (offset, len) = (self.offset + u64::from(self.done), self.piece());
+            let (offset, len) = (self.at(), self.piece());
             let data = self.spare.take().expect("there are two buffers or none");
             if let Some(data) = self.or(&expected, data) {
                 self.is_writing = true;
@@ -84,10 +88,12 @@ impl<B: Buffer> OrWrite<B> {
             // All bits were set when it was read: then it was done.
             self.next();
         }
-        if self.done == self.len {
-            return Ok(Step::Done(DataIn::None));
+        if self.done == self.pieces.len() {
+            (self.data, self.done) = (None, 0);
+            let is_over = !self.pieces.next();
+            return Ok(if is_over { Step::Done(DataIn::None) } else { Step::WantsData });
         }
-        let (offset, len) = (self.offset + u64::from(self.done), self.piece());
+        let (offset, len) = (self.at(), self.piece());
         let Some(buf) = door.around.alloc(BLOCK) else {
             return Ok(Step::Starved);
         };
@@ -101,10 +107,10 @@ impl<B: Buffer> OrWrite<B> {
 
     /// The block as it is to be; `None` if it is so already.
     fn or(&self, read: &B, mut target: B) -> Option<B> {
-        let bits = self.data.as_ref().expect("the bits stay to the end").bytes();
-        let head = (self.offset + u64::from(self.done)) as usize % BLOCK;
+        let bits = self.data.as_ref().expect("the bits stay to the end of the piece").bytes();
+        let head = self.at() as usize % BLOCK;
         let len = self.piece() as usize;
-        let from = self.offset as usize % BLOCK + self.done as usize;
+        let from = self.pieces.offset() as usize % BLOCK + self.done as usize;
         let pairs = read.bytes()[head..head + len].iter().zip(&bits[from..from + len]);
         for (target, (read, bits)) in target.bytes_mut()[head..head + len].iter_mut().zip(pairs) {
             *target = read | bits;

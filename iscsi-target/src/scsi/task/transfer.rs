@@ -1,20 +1,19 @@
 //! READ, WRITE, and WRITE AND VERIFY.
 
-use super::{Advance, DataIn, Door, Step, page_span};
+use super::{Advance, DataIn, Door, Pieces, Step, page_span};
 use storage_spec::crc32c::BLOCK;
 use target_io::{BlockRequest, Surroundings};
 
 /// One read.
 #[derive(Debug)]
 pub(crate) struct Read<B> {
-    offset: u64,
-    len: u32,
+    pub(super) pieces: Pieces,
     buf: Option<B>,
 }
 
 impl<B> Read<B> {
     pub(crate) fn new(offset: u64, len: u32) -> Self {
-        Self { offset, len, buf: None }
+        Self { pieces: Pieces::new(offset, len), buf: None }
     }
 
     pub(super) fn filled(&mut self, buf: B) {
@@ -25,10 +24,12 @@ impl<B> Read<B> {
         &mut self,
         door: &mut Door<'_, S>,
     ) -> Advance<B> {
-        let (offset, len) = (self.offset, self.len);
+        let (offset, len) = (self.pieces.offset(), self.pieces.len());
         if let Some(buf) = self.buf.take() {
             let head = offset as usize % BLOCK;
-            return Ok(Step::Done(DataIn::Buffer { buf, range: head..head + len as usize }));
+            let data = DataIn::Buffer { buf, range: head..head + len as usize };
+            let left = self.pieces.left();
+            return Ok(if self.pieces.next() { Step::Part(data, left) } else { Step::Done(data) });
         }
         let Some(buf) = door.around.alloc_for_read(page_span(offset, len.into())) else {
             return Ok(Step::Starved);
@@ -41,49 +42,56 @@ impl<B> Read<B> {
 /// data that were sent: that it matches them is a comparison with what was sent.
 #[derive(Debug)]
 pub(crate) struct Write<B> {
-    offset: u64,
-    len: u32,
+    pub(super) pieces: Pieces,
     verify: bool,
     data: Option<B>,
-    is_written: bool,
+    stage: Stage,
+}
+
+/// What was done with the piece at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Nothing,
+    Written,
+    Verified,
 }
 
 impl<B> Write<B> {
     pub(crate) fn new(offset: u64, len: u32, verify: bool) -> Self {
-        Self { offset, len, verify, data: None, is_written: false }
+        Self { pieces: Pieces::new(offset, len), verify, data: None, stage: Stage::Nothing }
     }
 
     pub(super) fn take(&mut self, data: Option<B>) {
-        assert_eq!(data.is_some(), self.len > 0, "the transport brings what the task needs");
+        assert_eq!(data.is_some(), self.pieces.len() > 0, "the transport brings what is needed");
         self.data = data;
     }
 
     /// Writes less than was asked for: it may be nothing.
     pub(crate) fn shorten(&mut self, len: u32) {
-        assert!(len <= self.len, "a write becomes no longer");
-        self.len = len;
+        self.pieces.shorten(len);
     }
 
     /// Whether a request that is under way writes.
     pub(super) fn writes(&self) -> bool {
-        !self.is_written
+        self.stage == Stage::Nothing
     }
 
     pub(super) fn completed(&mut self) {
-        self.verify &= !self.is_written;
-        self.is_written = true;
+        self.stage = if self.writes() { Stage::Written } else { Stage::Verified };
     }
 
     pub(super) fn advance<S: Surroundings<Buf = B>>(
         &mut self,
         door: &mut Door<'_, S>,
     ) -> Advance<B> {
-        let (offset, len) = (self.offset, self.len);
-        Ok(match self.data.take() {
-            _ if len == 0 => Step::Done(DataIn::None),
-            Some(data) => door.submit(BlockRequest::Write { offset, len, data }),
-            None if self.verify => door.submit(BlockRequest::Verify { offset, len: len.into() }),
-            None => Step::Done(DataIn::None),
-        })
+        let (offset, len) = (self.pieces.offset(), self.pieces.len());
+        if let Some(data) = self.data.take() {
+            return Ok(door.submit(BlockRequest::Write { offset, len, data }));
+        }
+        if self.verify && self.stage == Stage::Written {
+            return Ok(door.submit(BlockRequest::Verify { offset, len: len.into() }));
+        }
+        self.stage = Stage::Nothing;
+        Ok(if self.pieces.next() { Step::WantsData } else { Step::Done(DataIn::None) })
     }
 }

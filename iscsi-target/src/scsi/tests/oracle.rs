@@ -2,7 +2,7 @@
 //! has a part of the volume to itself, whose borders lie within blocks of the store.
 
 use super::*;
-use crate::scsi::harness::land;
+use crate::scsi::harness::{Feed, land};
 use proptest::prelude::*;
 use target_io::testing::{Memory, PlainBuf};
 use target_io::{Buffer, Ticket};
@@ -122,6 +122,9 @@ fn command(step: &Step, model: &[u8]) -> ([u8; 16], Vec<u8>, Expected) {
 
 struct Lane {
     task: Task<PlainBuf>,
+    feed: Feed,
+    /// What was read of all pieces but the last.
+    read: Vec<u8>,
     expected: Expected,
 }
 
@@ -139,41 +142,63 @@ impl World {
         let (cdb, data, expected) = command(step, &self.model);
         let admitted = self.harness.admit(0, Lun(0), &cdb, data.len());
         let Admitted::Task(mut task, needs) = admitted else { panic!("{step:?}: {admitted:?}") };
-        let memory = &mut self.harness.memory;
-        // Data-out are the transport's to find room for.
-        memory.buffers_max = usize::MAX;
-        let data = (needs.data_out > 0).then(|| land(memory, needs, &data));
-        memory.buffers_max = self.buffers_max;
-        let progress = task.start(Ticket(step.lane as u32), data, memory);
-        self.lanes[step.lane] = Some(Lane { task, expected });
+        let mut feed = Feed::new(needs, &data, self.harness.piece_max);
+        let first = self.feed(&mut feed);
+        let progress = task.start(Ticket(step.lane as u32), first, &mut self.harness.memory);
+        self.lanes[step.lane] = Some(Lane { task, feed, read: Vec::new(), expected });
         self.note(step.lane, progress);
+    }
+
+    /// The next data-out: they are the transport's to find room for.
+    fn feed(&mut self, feed: &mut Feed) -> Option<PlainBuf> {
+        let memory = &mut self.harness.memory;
+        memory.buffers_max = usize::MAX;
+        let data = feed.next(memory);
+        memory.buffers_max = self.buffers_max;
+        data
     }
 
     fn note(&mut self, at: usize, progress: Progress<PlainBuf>) {
         match progress {
             Progress::Pending => {}
             Progress::Starved => self.starved.push(at),
+            Progress::Part { data, .. } => {
+                let lane = self.lanes[at].as_mut().expect("it has a task");
+                lane.read.extend(data.to_vec());
+                self.starved.push(at);
+            }
+            Progress::WantsData => {
+                let mut lane = self.lanes[at].take().expect("it has a task");
+                let data = self.feed(&mut lane.feed);
+                let progress = lane.task.start(Ticket(at as u32), data, &mut self.harness.memory);
+                self.lanes[at] = Some(lane);
+                self.note(at, progress);
+            }
             Progress::End(ending) => {
                 let lane = self.lanes[at].take().expect("it has a task");
-                self.check(lane.expected, ending);
+                self.check(lane, ending);
             }
         }
     }
 
-    fn check(&mut self, expected: Expected, ending: Ending<PlainBuf>) {
+    fn check(&mut self, lane: Lane, ending: Ending<PlainBuf>) {
+        let Lane { expected, mut read, .. } = lane;
         match expected.miscompare {
             Some(at) => {
                 let sense = ending.sense.expect("it miscompares");
                 assert_eq!((sense.key.0, sense.information), (0xE, Some(at)));
             }
-            None => assert_eq!(bytes_of(ending), expected.data),
+            None => {
+                read.extend(bytes_of(ending));
+                assert_eq!(read, expected.data);
+            }
         }
         let found = &self.harness.memory.volumes[0][expected.range.clone()];
         assert_eq!(found, expected.after);
         self.model[expected.range].copy_from_slice(&expected.after);
     }
 
-    /// Completes a request, then lets those that starve try again.
+    /// Completes a request, then lets those that starve, or have more to read, try again.
     fn go_on(&mut self, index: usize) {
         let (ticket, result) = self.harness.memory.execute(index);
         let at = ticket.0 as usize;
@@ -194,8 +219,10 @@ proptest! {
         steps in prop::collection::vec(step(), 1..40),
         // Each lane's data, and two more for one of them.
         buffers_max in LANES + 2..LANES + 6,
+        piece_blocks in prop_oneof![1..8_u32, Just(256)],
     ) {
-        let harness = Harness::new(&[(CAPACITY, 9)]);
+        let mut harness = Harness::new(&[(CAPACITY, 9)]);
+        harness.piece_max = piece_blocks * 4096;
         let model = harness.memory.volumes[0].clone();
         let lanes = [const { None }; LANES];
         let mut world = World { harness, buffers_max, model, lanes, starved: Vec::new() };

@@ -66,7 +66,7 @@ fn vital_product_data() {
     assert_eq!(&rest[16..48], b"\x53\x98\0\x1Ciqn.2026-01.x:t,t,0x0001\0\0\0\0");
     assert_eq!(&rest[48..], b"\x53\xA8\0\x10iqn.2026-01.x:t\0");
     let limits = page(&mut harness, 0xB0);
-    assert_eq!(limits[..12], [0, 1, 0, 8, 0, 0, 8, 0, 0, 0, 2, 0]);
+    assert_eq!(limits[..12], [0, 1, 0, 8, 0, 0, 128, 0, 0, 0, 2, 0]);
     assert_eq!(limits[16..32], [0, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0x80, 0, 0, 0]);
     assert_eq!(limits[32..40], [0, 0, 0, 0, 0, 0, 0x80, 0]);
     assert_eq!(page(&mut harness, 0xB1)[..4], [0, 1, 0, 0x40]);
