@@ -268,6 +268,8 @@ impl Fabric {
                         link.connection.order(now, order);
                     }
                 }
+                // One that has ended by itself is gone already.
+                Action::Close(id) if !self.links.contains_key(&id) => {}
                 Action::Close(id) => self.cut(id),
                 Action::Reserve { volume, who, order, token } => {
                     self.reserve(volume, &who, &order, token);
