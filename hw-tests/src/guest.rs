@@ -35,11 +35,11 @@ const PROCESSOR: &str = "qemu64,+x2apic,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pcl
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=5 panic=-1 mitigations=off nokaslr \
     no_timer_check tsc=reliable random.trust_cpu=on null_blk.nr_devices=0";
 
-/// Linux scans the namespaces of an NVMe/TCP controller side by side, and each takes the PDUs of its
-/// flushes (and, with a scheduler, of all its requests) from an allocator of the queue that has no
-/// lock (`nvme_tcp_init_request` in 6.12): pages are freed in use then, commands never sent, reads
-/// failed. Its scans are the work of unbound workers, which have one processor here; the queues'
-/// own work is bound to theirs.
+/// Linux scans the namespaces of an NVMe/TCP controller side by side, and each takes the PDUs of
+/// its flushes (and, with a scheduler, of all its requests) from an allocator of the queue that has
+/// no lock (`nvme_tcp_init_request` in 6.12): pages are freed in use then, commands never sent,
+/// reads failed. Its scans are the work of unbound workers, which have one processor here; the
+/// queues' own work is bound to theirs.
 const SCANS_ON_ONE_PROCESSOR: &str = "echo 1 > /sys/devices/virtual/workqueue/cpumask";
 
 /// How to boot.

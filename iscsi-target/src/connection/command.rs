@@ -228,7 +228,8 @@ impl<B: Buffer> Connection<B> {
         self.sender.queue(slot);
     }
 
-    /// A buffer for the piece of a command's data-out. `is_held`: until the initiator has sent more.
+    /// A buffer for the piece of a command's data-out. `is_held`: until the initiator has sent
+    /// more.
     fn take_buffer<S: Surroundings<Buf = B>>(
         &mut self,
         slot: u16,

@@ -22,8 +22,8 @@
 //! Invariants: every accepted task is answered exactly once while the connection lives, or aborted;
 //! task management is answered after the tasks that it aborts have ended; a slot has at most one
 //! block request and one place in the send queue; nothing is executed after `close`; memory is
-//! bounded by the slots, a buffer of data each: what is longer moves in pieces. Slots are the command window: MaxCmdSN
-//! grows as they become free, and never falls.
+//! bounded by the slots, a buffer of data each: what is longer moves in pieces. Slots are the
+//! command window: MaxCmdSN grows as they become free, and never falls.
 //!
 //! What it does not do: error recovery beyond level 0 (a header digest that is wrong ends the
 //! connection), several connections in a session, bidirectional commands, several R2Ts at once for
