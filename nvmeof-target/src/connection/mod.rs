@@ -366,31 +366,31 @@ impl<B: Buffer> Connection<B> {
     }
 
     /// Aborts every command to a volume whose execution has not begun: its host was preempted.
+    /// Those that are being executed, be the connection over, are what
+    /// [`Connection::is_idle_on`] waits for.
     pub fn preempt(&mut self, volume: VolumeIndex) {
-        if !self.is_live() {
-            return;
-        }
         for slot in 0..self.slots.len() as u16 {
-            let entry = &self.slots[slot];
-            let is_meant = entry.volume == volume && !entry.is_of_target();
-            if is_meant && !entry.is_begun() && entry.status.is_success() {
+            let is_live = self.is_live();
+            let entry = &mut self.slots[slot];
+            if entry.volume != volume || entry.is_of_target() {
+                continue;
+            }
+            entry.is_preempted |= entry.is_executing();
+            if is_live && !entry.is_begun() && entry.status.is_success() {
                 self.counters.aborted += 1;
                 self.fail(slot, Status::PREEMPTED);
             }
         }
     }
 
-    /// Whether nothing is being executed for this connection on a volume.
+    /// Whether nothing that was being executed on a volume at the last [`Connection::preempt`] is
+    /// any more. What the host may still do, and has begun since, does not count: who reads without
+    /// end holds nobody up.
     #[must_use]
     pub fn is_idle_on(&self, volume: VolumeIndex) -> bool {
         (0..self.slots.len() as u16).all(|slot| {
             let entry = &self.slots[slot];
-            let is_executing = match entry.state {
-                State::Submitted | State::Carried => true,
-                State::AwaitingBuffer => entry.is_begun(),
-                _ => false,
-            };
-            entry.volume != volume || !is_executing
+            entry.volume != volume || !entry.is_preempted || !entry.is_executing()
         })
     }
 

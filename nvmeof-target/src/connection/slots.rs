@@ -133,6 +133,8 @@ pub(super) struct Entry<B> {
     pub(super) progress: Progress,
     /// When its data were first seen to be awaited.
     pub(super) awaited_since: Option<Now>,
+    /// Whether it was executing when its host was preempted, and has not ended since.
+    pub(super) is_preempted: bool,
     /// Bytes of buffers that the command is charged with until it ends.
     held: u32,
     /// Bytes of reply that it may bring.
@@ -165,6 +167,7 @@ impl<B> Entry<B> {
             event: None,
             progress: Progress::default(),
             awaited_since: None,
+            is_preempted: false,
             held: 0,
             owed: 0,
         }
@@ -176,6 +179,15 @@ impl<B> Entry<B> {
             State::Receiving | State::R2tQueued | State::AwaitingData | State::Ready => false,
             State::AwaitingBuffer => self.progress.begun,
             _ => true,
+        }
+    }
+
+    /// Whether the store, or a partner's request, may still act for it.
+    pub(super) fn is_executing(&self) -> bool {
+        match self.state {
+            State::Submitted | State::Carried => true,
+            State::AwaitingBuffer => self.is_begun(),
+            _ => false,
         }
     }
 
@@ -277,6 +289,7 @@ impl<B> Slots<B> {
         entry.moved = 0;
         entry.status = Status::SUCCESS;
         entry.result = 0;
+        entry.is_preempted = false;
         if indexed {
             self.link(slot);
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::testing::{Transfer, command};
+use std::collections::VecDeque;
 use storage_spec::nvme::command::{FUSE_FIRST, FUSE_SECOND};
 use zerocopy::little_endian::U32;
 
@@ -116,10 +117,9 @@ fn who_is_preempted_has_nothing_begun_and_is_idle_when_the_rest_has_ended() {
     let elsewhere = command(NvmOpcode::Write, 2, 0, 1);
     let elsewhere = link.host.submit(elsewhere, Transfer::WriteByR2t(vec![8; 4096]));
     link.run();
-    assert!(!link.connection.is_idle_on(VolumeIndex(0)));
-    assert!(link.connection.is_idle_on(VolumeIndex(1)));
     link.connection.preempt(VolumeIndex(0));
     assert!(!link.connection.is_idle_on(VolumeIndex(0)));
+    assert!(link.connection.is_idle_on(VolumeIndex(1)));
     link.complete(0);
     assert!(link.connection.is_idle_on(VolumeIndex(0)));
     assert_eq!(link.finish(executing).status, Status::SUCCESS);
@@ -128,6 +128,47 @@ fn who_is_preempted_has_nothing_begun_and_is_idle_when_the_rest_has_ended() {
     link.hold_blocks = false;
     assert_eq!(link.finish(elsewhere).status, Status::SUCCESS);
     assert_eq!(link.memory.volumes[0][0], 9);
+}
+
+#[test]
+fn who_still_reads_without_end_holds_no_preemption_up() {
+    let mut link = io_queue(HostConfig::default());
+    link.hold_blocks = true;
+    let read = |link: &mut Link| {
+        let read = command(NvmOpcode::Read, 1, 0, 1);
+        let read = link.host.submit(read, Transfer::Read(512));
+        link.run();
+        read
+    };
+    // Four are always under way, and each slot is used again and again.
+    let mut reads: VecDeque<u16> = (0..4).map(|_| read(&mut link)).collect();
+    link.connection.set_namespaces(snapshot(READER));
+    link.connection.preempt(VolumeIndex(0));
+    for ended in 0..40 {
+        assert_eq!(link.connection.is_idle_on(VolumeIndex(0)), ended >= 4, "{ended}");
+        link.complete(0);
+        let oldest = reads.pop_front().unwrap();
+        assert_eq!(link.finish(oldest).status, Status::SUCCESS);
+        reads.push_back(read(&mut link));
+        assert_eq!(link.memory.pending(), 4);
+    }
+    // The next preemption waits for those of its own time.
+    link.connection.preempt(VolumeIndex(0));
+    assert!(!link.connection.is_idle_on(VolumeIndex(0)));
+}
+
+#[test]
+fn what_a_lost_connection_has_in_the_store_is_waited_for() {
+    let mut link = io_queue(HostConfig::default());
+    link.hold_blocks = true;
+    let write = command(NvmOpcode::Write, 1, 0, 1);
+    link.host.submit(write, Transfer::Write(vec![9; 512]));
+    link.run();
+    link.connection.close();
+    link.connection.preempt(VolumeIndex(0));
+    assert!(!link.connection.is_idle_on(VolumeIndex(0)));
+    link.complete(0);
+    assert!(link.connection.is_idle_on(VolumeIndex(0)));
 }
 
 #[test]
@@ -146,6 +187,7 @@ fn a_long_deallocation_stops_at_the_reservation() {
     let long = link.host.submit(command, Transfer::Write(list));
     link.run();
     link.connection.set_namespaces([Some(Namespace { access: READER, ..namespace })].into());
+    link.connection.preempt(VolumeIndex(0));
     assert!(!link.connection.is_idle_on(VolumeIndex(0)));
     link.complete(0);
     assert!(link.connection.is_idle_on(VolumeIndex(0)));
