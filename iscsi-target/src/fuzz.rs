@@ -77,7 +77,8 @@ pub fn iscsi_data_out(bytes: &[u8]) {
                 cdb[0] = 0x8A;
                 cdb[9] = *c % 16;
                 cdb[13] = blocks as u8;
-                let flags = ScsiCommandFlags::new().with_is_final(true).with_write(true);
+                let flags = ScsiCommandFlags::new().with_write(true);
+                let flags = flags.with_is_final(*c & 0x40 == 0);
                 let expected = blocks * 512 + u32::from(*a % 3) * 512;
                 tags.push(link.initiator.command(1, &cdb, flags, expected, &[]));
             }

@@ -74,6 +74,7 @@ proptest! {
             first_burst: [512, 4096, 65_536][first].min(burst_max),
             burst_max,
             send_max: 4096,
+            unasked: !initial_r2t,
             ..InitiatorConfig::default()
         });
         let mut expected = fabric.link(id).memory.volumes[1].clone();
@@ -584,8 +585,7 @@ fn an_empty_pool_makes_commands_wait_not_fail() {
 
 #[test]
 fn unasked_data_without_a_buffer_end_in_busy_not_in_a_knot() {
-    let terms = Terms { initial_r2t: false, ..Terms::default() };
-    let mut fabric = Fabric::new(&[SIZE, SIZE], terms);
+    let mut fabric = fabric();
     let id = fabric.log_in(InitiatorConfig { immediate: false, ..InitiatorConfig::default() });
     fabric.link(id).memory.buffers_max = 1;
     // Three commands whose data follow, unasked, behind all of them.
@@ -677,7 +677,7 @@ fn data_that_should_not_come_unasked_end_their_command() {
 
 #[test]
 fn a_first_burst_may_be_longer_than_a_burst_that_came_after_it() {
-    let mut fabric = Fabric::new(&[SIZE, SIZE], Terms { initial_r2t: false, ..Terms::default() });
+    let mut fabric = fabric();
     let config = InitiatorConfig { burst_max: 4096, ..InitiatorConfig::default() };
     let id = fabric.open(InitiatorConfig { first_burst: 0, ..config });
     // It does not speak of FirstBurstLength, which is 65536 then.

@@ -13,7 +13,7 @@ const PROTOCOL_LEVEL: u32 = 2;
 /// What the target wants of every session.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms {
-    /// Data beyond the command's own PDU are to be asked for.
+    /// Data beyond the command's own PDU are to be asked for, whatever the initiator offers.
     pub initial_r2t: bool,
     /// The command's own PDU may carry data.
     pub immediate_data: bool,
@@ -25,7 +25,7 @@ pub struct Terms {
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { initial_r2t: true, immediate_data: true, header_digest: true, data_digest: true }
+        Self { initial_r2t: false, immediate_data: true, header_digest: true, data_digest: true }
     }
 }
 
@@ -172,7 +172,10 @@ mod tests {
         says("HeaderDigest", "None,CRC32C", "None");
         says("DataDigest", "X-a.b,CRC32C", "CRC32C");
         assert_eq!(agreed("DataDigest", "X-a.b").0, Answer::Reject);
-        says("InitialR2T", "No", "Yes");
+        says("InitialR2T", "No", "No");
+        says("InitialR2T", "Yes", "Yes");
+        assert!(!agreed("InitialR2T", "No").1.initial_r2t);
+        assert!(SessionParameters::default().initial_r2t, "what nobody speaks of");
         says("ImmediateData", "Yes", "Yes");
         says("ImmediateData", "No", "No");
         assert_eq!(agreed("ImmediateData", "maybe").0, Answer::Reject);

@@ -84,7 +84,7 @@ fn a_session_begins_with_what_was_agreed_on() {
     };
     assert_eq!(value("TargetPortalGroupTag"), Some("1"));
     assert_eq!(value("MaxRecvDataSegmentLength"), Some("262144"));
-    assert_eq!(value("InitialR2T"), Some("Yes"));
+    assert_eq!(value("InitialR2T"), Some("No"));
     assert_eq!(value("HeaderDigest"), Some("None"));
     assert_eq!(value("InitiatorName"), None);
     assert_eq!(fabric.target.sessions(), 1);

@@ -28,6 +28,8 @@ pub struct InitiatorConfig {
     pub burst_max: u32,
     /// Whether commands carry data.
     pub immediate: bool,
+    /// Whether the rest of the first burst follows a command at once: to be agreed on.
+    pub unasked: bool,
     /// iSCSIProtocolLevel that it speaks.
     pub protocol_level: u16,
 }
@@ -43,6 +45,7 @@ impl Default for InitiatorConfig {
             first_burst: 65_536,
             burst_max: 262_144,
             immediate: true,
+            unasked: false,
             protocol_level: 2,
         }
     }
@@ -204,12 +207,18 @@ impl Initiator {
 
     /// A command that brings data: its tag.
     pub fn write(&mut self, lun: u16, cdb: &[u8], data: &[u8]) -> u32 {
-        let config = &self.config;
-        let first = config.first_burst.min(config.send_max) as usize;
-        let immediate = if config.immediate { data.len().min(first) } else { 0 };
-        let flags = ScsiCommandFlags::new().with_is_final(true).with_write(true);
-        let tag = self.command(lun, cdb, flags, data.len() as u32, &data[..immediate]);
+        let InitiatorConfig { immediate, unasked, first_burst, send_max, .. } = self.config;
+        let first = data.len().min(first_burst as usize);
+        let with = if immediate { first.min(send_max as usize) } else { 0 };
+        let behind = if unasked { &data[with..first] } else { &[] };
+        let flags = ScsiCommandFlags::new().with_is_final(behind.is_empty()).with_write(true);
+        let tag = self.command(lun, cdb, flags, data.len() as u32, &data[..with]);
         self.writes.insert(tag, data.to_vec());
+        let count = behind.len().div_ceil(send_max as usize);
+        for (sn, part) in behind.chunks(send_max as usize).enumerate() {
+            let offset = with as u32 + sn as u32 * send_max;
+            self.data_out(tag, TAG_NONE, sn as u32, offset, part, sn + 1 == count);
+        }
         tag
     }
 

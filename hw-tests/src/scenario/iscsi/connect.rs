@@ -55,8 +55,33 @@ pub(crate) fn connect(bed: &mut Bed) -> Result<Outcome> {
         negotiate(bed, lun, round, offer)
             .with_context(|| format!("with {}", offer.settings().join(" ")))?;
     }
+    unasked(bed, lun)?;
     resize(bed, lun)?;
     Ok(Outcome::Passed)
+}
+
+/// All data of all writes come unasked, apart from their commands, with digests; every block is
+/// verified.
+fn unasked(bed: &Bed, lun: u32) -> Result<()> {
+    step(
+        bed,
+        &format!(
+            "login node.conn[0].iscsi.HeaderDigest=CRC32C node.conn[0].iscsi.DataDigest=CRC32C \
+                 node.session.iscsi.InitialR2T=No node.session.iscsi.ImmediateData=No \
+                 node.session.iscsi.FirstBurstLength=65536
+             d=$(unit {lun})
+             # What were merged would be longer than a first burst.
+             echo 2 > /sys/block/${{d##*/}}/queue/nomerges
+             fio --name=unasked --filename=$d --size=2M --rw=randwrite --bsrange=4k-64k \\
+                 --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1
+             counted() {{ iscsiadm -m session -s | sed -n \"s/^\\s*$1: //p\"; }}
+             [ $(counted dataout_pdus) -ge 32 ]
+             [ $(counted r2t_pdus) = 0 ]
+             logout"
+        ),
+    )
+    .context("with data that come unasked")
+    .map(drop)
 }
 
 /// Logs in, sees that what was agreed on is right, writes and reads in many sizes, and reads what
@@ -112,14 +137,14 @@ impl Offer {
         ]
     }
 
-    /// As the kernel tells it, in the order in which it is asked. The node wants to ask for data
-    /// (InitialR2T) and the first digest of a list that it knows.
+    /// As the kernel tells it, in the order in which it is asked. The node wants the first digest
+    /// of a list that it knows.
     fn agreed(&self) -> [String; 7] {
         let digest = |offered: &str| u32::from(offered.starts_with("CRC32C"));
         [
             digest(self.header_digest),
             digest(self.data_digest),
-            1,
+            u32::from(self.initial_r2t),
             u32::from(self.immediate_data),
             self.first_burst.min(FIRST_BURST_MAX).min(self.burst),
             self.burst.min(BURST_MAX),

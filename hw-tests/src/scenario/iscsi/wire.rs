@@ -44,6 +44,7 @@ pub(crate) fn live(bed: &mut Bed) -> Result<()> {
                 "login node.conn[0].iscsi.HeaderDigest={header} \\
                      node.conn[0].iscsi.DataDigest={data} \\
                      node.session.iscsi.ImmediateData={immediate} \\
+                     node.session.iscsi.InitialR2T={initial_r2t} \\
                      node.conn[0].timeo.noop_out_interval=1
                  d=$(unit {lun})
                  head -c 700k /dev/urandom > /tmp/data
@@ -67,6 +68,7 @@ pub(crate) fn live(bed: &mut Bed) -> Result<()> {
                  sg_senddiag $d > /dev/null 2>&1 || true
                  sleep 1.5",
                 immediate = if round % 2 == 0 { "Yes" } else { "No" },
+                initial_r2t = if round < 2 { "Yes" } else { "No" },
             ),
         )?;
         if round == 0 {

@@ -91,10 +91,9 @@ fn a_reset_does_not_wait_for_data_of_a_dead_host() {
 
 #[test]
 fn a_command_that_holds_the_stream_up_is_aborted_at_once() {
-    let terms = Terms { initial_r2t: false, ..Terms::default() };
     let flags = storage_spec::iscsi::ScsiCommandFlags::new().with_write(true);
     for data in [&[][..], &[9; 4096]] {
-        let mut fabric = Fabric::new(&[SIZE, SIZE], terms);
+        let mut fabric = fabric();
         let [one, two] = two(&mut fabric, InitiatorConfig::default());
         fabric.link(two).memory.buffers_max = 0;
         let initiator = &mut fabric.link(two).initiator;

@@ -10,6 +10,39 @@ fn bounded(buffers_max: usize) -> (Fabric, LinkId) {
     (fabric, id)
 }
 
+#[test]
+fn data_that_come_unasked_hold_no_more_than_a_session_may() {
+    const MAX: usize = 2 << 20;
+    for immediate in [false, true] {
+        let (mut fabric, id) = bounded(MAX);
+        let initiator = &mut fabric.link(id).initiator;
+        (initiator.config.send_max, initiator.config.unasked) = (8192, true);
+        initiator.config.immediate = immediate;
+        fabric.link(id).memory.volumes[0].fill(0);
+        fabric.link(id).hold_blocks = true;
+        let tags: Vec<u32> = (0..12_u64)
+            .map(|at| {
+                let data = vec![at as u8 + 1; 262_144];
+                fabric.link(id).initiator.write(0, &write16(at * 64, 64), &data)
+            })
+            .collect();
+        fabric.run();
+        assert!(fabric.link(id).connection.blocked(), "the seventh waits");
+        fabric.now += Duration::from_secs(1);
+        fabric.run();
+        assert!(!fabric.link(id).connection.blocked(), "what could not be kept is thrown away");
+        assert_eq!(fabric.link(id).connection.held(), 6 * 262_144);
+        fabric.link(id).hold_blocks = false;
+        for (at, &tag) in tags.iter().enumerate() {
+            assert_eq!(fabric.finish(id, tag).status, if at < 6 { 0 } else { 8 }, "{at}");
+            let there = fabric.link(id).memory.volumes[0][at * 262_144];
+            assert_eq!(there == at as u8 + 1, at < 6, "{at}");
+        }
+        assert_eq!(fabric.link(id).connection.held(), 0);
+        assert_eq!(fabric.link(id).memory.live(), 0);
+    }
+}
+
 /// Runs a command to its end by single block requests; the most that it held between them.
 pub(super) fn most_held(fabric: &mut Fabric, id: LinkId, tag: u32) -> (Finished, usize) {
     fabric.link(id).hold_blocks = true;
