@@ -202,13 +202,18 @@ fn libiscsi_finds_nothing_wrong_with_blocks_of_512() {
 
 /// A node with a volume, and its URL; `None` without `iscsi-inq`.
 fn node_to_inquire() -> Option<(Node, String)> {
+    node_of_two_portals().map(|(node, [url, _])| (node, url))
+}
+
+/// The same, and the URL through the other portal.
+fn node_of_two_portals() -> Option<(Node, [String; 2])> {
     if Command::new("iscsi-inq").output().is_err() {
         println!("SKIPPED: iscsi-inq is not installed (Debian package libiscsi-bin)");
         return None;
     }
-    let (node, [url, _]) = node();
+    let (node, urls) = node();
     node.make_volume(512);
-    Some((node, url))
+    Some((node, urls))
 }
 
 /// Whether `iscsi-inq` gets an answer as this initiator.
@@ -270,6 +275,32 @@ fn a_unit_is_there_while_its_volume_is_exported() {
     assert!(!inquire(&url));
     let told = export(&[]);
     assert!(!told.status.success() && String::from_utf8_lossy(&told.stderr).contains("--iscsi"));
+}
+
+#[test]
+fn initiators_follow_where_the_operator_sends_them() {
+    let Some((node, [url, other])) = node_of_two_portals() else { return };
+    let redirect = |options: &[&str]| {
+        let told = node.ask(&[&["target", "redirect"], options].concat());
+        (told.status.success(), String::from_utf8_lossy(&told.stdout).into_owned())
+    };
+    let portal_of = |url: &str| url.split('/').nth(2).expect("an address").to_owned();
+    let (here, there) = (portal_of(&url), portal_of(&other));
+    assert!(redirect(&[]).1.contains("are served here"));
+    let nobody = format!("127.0.0.1:{}", free_port());
+    assert!(redirect(&["--iscsi", &nobody, "--permanent"]).0);
+    assert!(redirect(&[]).1.contains(&format!("{nobody}, for good")));
+    assert!(!inquire(&url) && !inquire(&other), "nobody is served where he is sent");
+    assert!(redirect(&["--iscsi", &there]).0);
+    assert!(inquire(&url) && inquire(&other), "sent there, and there already");
+    assert!(redirect(&["--iscsi", &here]).0);
+    assert!(inquire(&url) && inquire(&other));
+    assert!(redirect(&["--none"]).0);
+    assert!(redirect(&[]).1.contains("are served here") && inquire(&url));
+    for nowhere in ["0.0.0.0:3260", "127.0.0.1:0", "a.example"] {
+        assert!(!redirect(&["--iscsi", nowhere]).0, "{nowhere}");
+    }
+    assert!(!redirect(&["--none", "--iscsi", &here]).0);
 }
 
 #[test]

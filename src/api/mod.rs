@@ -12,6 +12,9 @@
 //! | `POST /v1/hosts` | [`Host`] | `{}`, status 201 |
 //! | `DELETE /v1/hosts?nqn=NQN` | | `{}` |
 //! | `GET /v1/disks`, `/v1/connections` | | lists of `DiskInfo`, `ConnectionInfo` |
+//! | `GET /v1/iscsi/redirect` | | `Redirect`, or `null` |
+//! | `PUT /v1/iscsi/redirect` | `Redirect` | `{}` |
+//! | `DELETE /v1/iscsi/redirect` | | `{}` |
 //! | `GET /v1/counters` | | `Snapshot` |
 //! | `GET /v1/events?since=N&wait_ms=M` | | list of `NodeEvent` after sequence N, waiting up to M |
 //! | `GET /metrics` | | Prometheus text |

@@ -13,7 +13,7 @@ use axum::extract::{DefaultBodyLimit, Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use dataplane::node::{Answer, Command, CommandError};
+use dataplane::node::{Answer, Command, CommandError, Redirect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -43,6 +43,7 @@ pub fn router(node: Arc<dyn Node>, info: NodeInfo) -> Router {
         .route("/v1/disks/online", post(online_disk))
         .route("/v1/disks/offline", post(offline_disk))
         .route("/v1/connections", get(list_connections))
+        .route("/v1/iscsi/redirect", get(show_redirect).put(set_redirect).delete(remove_redirect))
         .route("/v1/counters", get(counters))
         .route("/v1/events", get(events))
         .with_state(context)
@@ -195,6 +196,21 @@ async fn list_connections(State(this): State<Context>) -> Response {
     this.answer(Command::ListConnections).await
 }
 
+async fn show_redirect(State(this): State<Context>) -> Response {
+    this.answer(Command::ShowRedirect).await
+}
+
+async fn set_redirect(State(this): State<Context>, body: Bytes) -> Response {
+    match read::<Redirect>(&body) {
+        Ok(to) => this.answer(Command::RedirectInitiators { to: Some(to) }).await,
+        Err(why) => fail("invalid", why),
+    }
+}
+
+async fn remove_redirect(State(this): State<Context>) -> Response {
+    this.answer(Command::RedirectInitiators { to: None }).await
+}
+
 async fn counters(State(this): State<Context>) -> Response {
     match tokio::task::spawn_blocking(move || this.node.counters()).await {
         Ok(snapshot) => json(&snapshot),
@@ -248,6 +264,7 @@ fn respond(result: Result<Answer, CommandError>, status: StatusCode) -> Response
         Ok(Answer::Hosts(hosts)) => json(hosts),
         Ok(Answer::Disks(disks)) => json(disks),
         Ok(Answer::Connections(connections)) => json(connections),
+        Ok(Answer::Redirect(redirect)) => json(redirect),
         Err(error) => {
             let kind = match error {
                 CommandError::NotFound(_) => "not_found",

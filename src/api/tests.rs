@@ -69,6 +69,22 @@ fn volumes_come_change_and_go() {
 }
 
 #[test]
+fn initiators_are_sent_elsewhere() {
+    let Stand { client, .. } = &stand("redirect");
+    let path = "/v1/iscsi/redirect";
+    assert_eq!(client.get::<Value>(path).expect("shown"), Value::Null);
+    let to = json!({"to": "[2001:db8::1]:3260"});
+    let _: Value = client.request(Method::PUT, path, Some(&to)).expect("set");
+    let whole = json!({"to": "[2001:db8::1]:3260", "permanent": false});
+    assert_eq!(client.get::<Value>(path).expect("shown"), whole);
+    for wrong in [json!({"to": "nowhere"}), json!({}), json!({"to": "192.0.2.1:1", "for": 1})] {
+        refused(client.request::<Value>(Method::PUT, path, Some(&wrong)), "body: ");
+    }
+    let _: Value = client.request(Method::DELETE, path, NO_BODY).expect("removed");
+    assert_eq!(client.get::<Value>(path).expect("shown"), Value::Null);
+}
+
+#[test]
 fn bad_values_do_not_reach_the_node() {
     let Stand { client, .. } = &stand("bad");
     for (body, text) in [

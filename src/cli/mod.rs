@@ -3,6 +3,7 @@
 mod remote;
 mod secret;
 
+use crate::config::ISCSI_PORT;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, note};
 use crate::size::Size;
@@ -75,6 +76,9 @@ pub enum Command {
     /// Say which hosts may connect to the running node
     #[command(subcommand)]
     Host(HostCommand),
+    /// Say where initiators of iSCSI log in
+    #[command(subcommand)]
+    Target(TargetCommand),
     /// Show what the running node does: rates and latencies of volumes and cores
     Stat(StatOptions),
     /// Show what happened on the running node
@@ -182,6 +186,25 @@ pub enum HostCommand {
     List,
 }
 
+/// `basalt target`.
+#[derive(Debug, Subcommand)]
+pub enum TargetCommand {
+    /// Send initiators that log in from now on to another portal, and ask those to log out that
+    /// are elsewhere; forgotten when the node stops. Without an option: show where they are sent
+    Redirect {
+        /// The portal, as initiators see it, of this node or another: an address, with a port
+        /// unless that is 3260
+        #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = portal)]
+        iscsi: Option<SocketAddr>,
+        /// Let initiators remember it
+        #[arg(long, requires = "iscsi")]
+        permanent: bool,
+        /// Serve them wherever they come in
+        #[arg(long, conflicts_with = "iscsi")]
+        none: bool,
+    },
+}
+
 /// `basalt stat`.
 #[derive(Debug, Args)]
 pub struct StatOptions {
@@ -243,6 +266,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Disk(command) => disk::run(&command, &global),
         Command::Volume(command) => remote::volume(command, &global),
         Command::Host(command) => remote::host(command, &global),
+        Command::Target(command) => remote::target(&command, &global),
         Command::Stat(options) => remote::stat(&options, &global),
         Command::Events(options) => remote::events(&options, &global),
         Command::Connections => remote::connections(&global),
@@ -256,6 +280,15 @@ fn block_size(text: &str) -> Result<u32, String> {
         "4096" | "4K" | "4KiB" => Ok(4096),
         _ => Err("a block size is 512 or 4096".to_owned()),
     }
+}
+
+/// An address of a portal; the port is iSCSI's if none is given.
+fn portal(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let alone = bare.parse::<IpAddr>().map(|address| SocketAddr::new(address, ISCSI_PORT));
+    alone
+        .or_else(|_| text.parse())
+        .map_err(|_| "an address as 192.0.2.1:3260 or [2001:db8::1]:3260".to_owned())
 }
 
 fn resize(text: &str) -> Result<Resize, String> {
@@ -285,6 +318,16 @@ mod tests {
 
     #[test]
     fn values() {
+        for (text, address) in [
+            ("192.0.2.1", "192.0.2.1:3260"),
+            ("192.0.2.1:3261", "192.0.2.1:3261"),
+            ("2001:db8::1", "[2001:db8::1]:3260"),
+            ("[2001:db8::1]", "[2001:db8::1]:3260"),
+            ("[2001:db8::1]:7", "[2001:db8::1]:7"),
+        ] {
+            assert_eq!(portal(text), Ok(address.parse().expect("an address")), "{text}");
+        }
+        assert!(portal("a.example:3260").is_err() && portal("192.0.2.1:99999").is_err());
         assert_eq!(resize("+1GiB"), Ok(Resize::By(1 << 30)));
         assert_eq!(resize("2GiB"), Ok(Resize::To(2 << 30)));
         assert!(resize("-1").is_err() && seconds("nan").is_err() && block_size("1024").is_err());

@@ -1,6 +1,6 @@
 //! Commands that ask a running node.
 
-use super::{EventOptions, Global, HostCommand, Resize, StatOptions, VolumeCommand};
+use super::{EventOptions, Global, HostCommand, Resize, StatOptions, TargetCommand, VolumeCommand};
 use crate::api::{Host, NewVolume, NodeInfo, VolumeChange, WAIT_MS_MAX};
 use crate::client::{Client, encode};
 use crate::failure::{Exit, Failure};
@@ -8,7 +8,8 @@ use crate::output::{Format, Table, note, print, print_json, print_json_line};
 use crate::size::Size;
 use crate::stat::rates;
 use dataplane::node::{
-    ConnectionInfo, DiskInfo, Exports, HostInfo, NodeEvent, Severity, Snapshot, VolumeInfo,
+    ConnectionInfo, DiskInfo, Exports, HostInfo, NodeEvent, Redirect, Severity, Snapshot,
+    VolumeInfo,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -91,6 +92,30 @@ pub(super) fn host(command: HostCommand, global: &Global) -> Result<(), Failure>
                 table.row([host.nqn, if host.chap { "yes" } else { "no" }.to_owned()]);
             }
             print(&table.render())
+        }
+    }
+}
+
+pub(super) fn target(command: &TargetCommand, global: &Global) -> Result<(), Failure> {
+    const PATH: &str = "/v1/iscsi/redirect";
+    let client = Client::new(&global.socket())?;
+    let TargetCommand::Redirect { iscsi, permanent, none } = *command;
+    if let Some(to) = iscsi {
+        let redirect = Redirect { to, permanent };
+        let _: Value = client.request(Method::PUT, PATH, Some(&redirect))?;
+        return done(&format!("Initiators that log in are sent to {to}."), global.output);
+    }
+    if none {
+        let _: Value = client.request(Method::DELETE, PATH, NO_BODY)?;
+        return done("Initiators that log in are served here.", global.output);
+    }
+    let redirect: Option<Redirect> = client.get(PATH)?;
+    match (redirect, global.output) {
+        (redirect, Format::Json) => print_json(&redirect),
+        (None, _) => print("Initiators that log in are served here.\n"),
+        (Some(Redirect { to, permanent }), _) => {
+            let how = if permanent { ", for good" } else { "" };
+            print(&format!("Initiators that log in are sent to {to}{how}.\n"))
         }
     }
 }

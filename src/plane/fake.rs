@@ -3,7 +3,7 @@
 use super::Node;
 use dataplane::node::{
     Answer, Command, CommandError, ConnectionInfo, CoreCounters, DiskInfo, Exports, HostInfo,
-    NodeEvent, Severity, Snapshot, VolumeInfo,
+    NodeEvent, Redirect, Severity, Snapshot, VolumeInfo,
 };
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -17,6 +17,7 @@ pub(crate) struct Fake {
     volumes: Mutex<Vec<VolumeInfo>>,
     hosts: Mutex<Vec<String>>,
     events: Mutex<Vec<NodeEvent>>,
+    redirect: Mutex<Option<Redirect>>,
     /// Whether it was shut down.
     pub(crate) is_stopped: AtomicBool,
     /// Whether pings wait.
@@ -168,6 +169,11 @@ impl Node for Fake {
             Command::OnlineDisk { disk } => Err(missing(&disk)),
             Command::OfflineDisk { disk } => Ok(self.offline(&disk)),
             Command::Ping => Ok(self.ping()),
+            Command::RedirectInitiators { to } => {
+                *self.redirect.lock().expect("no panic") = to;
+                Ok(Answer::Done)
+            }
+            Command::ShowRedirect => Ok(Answer::Redirect(*self.redirect.lock().expect("no panic"))),
             Command::ListConnections => Ok(Answer::Connections(vec![ConnectionInfo {
                 id: 7,
                 peer: "192.0.2.1:1".to_owned(),

@@ -206,8 +206,27 @@ pub enum Command {
     },
     /// Hosts that are connected.
     ListConnections,
+    /// Sends initiators that log in from now on to another portal, or no more. Forgotten when the
+    /// node stops.
+    RedirectInitiators {
+        /// Where.
+        to: Option<Redirect>,
+    },
+    /// Where initiators are sent.
+    ShowRedirect,
     /// Nothing; done when every core has taken a turn. For watchdogs.
     Ping,
+}
+
+/// Where initiators that log in are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// The portal, as initiators see it: of another node, or of this one, where they are served.
+    pub to: SocketAddr,
+    /// Whether they may remember it: "moved permanently", not "temporarily".
+    #[serde(default)]
+    pub permanent: bool,
 }
 
 /// What an initiator must prove by CHAP, and what is proved to it.
@@ -249,6 +268,8 @@ pub enum Answer {
     Disks(Vec<DiskInfo>),
     /// Connections.
     Connections(Vec<ConnectionInfo>),
+    /// Where initiators are sent, if so.
+    Redirect(Option<Redirect>),
 }
 
 /// Why a command failed.

@@ -96,19 +96,18 @@ impl Control {
                 return self.allow_initiator(&name, &chap, later);
             }
             Command::DenyHost { nqn } => return self.deny_host(nqn, later),
-            Command::ListHosts => {
-                let info = |(nqn, host): (&String, &Host)| HostInfo {
-                    nqn: nqn.clone(),
-                    chap: host.has_secret,
-                };
-                Answer::Hosts(self.jobs.hosts.iter().map(info).collect())
-            }
+            Command::ListHosts => Answer::Hosts(self.host_infos()),
             Command::OnlineDisk { .. } | Command::OfflineDisk { .. } => {
                 let text = "the disks of this node neither come nor go";
                 return Err(CommandError::Unavailable(text.into()));
             }
             Command::ListDisks => Answer::Disks(self.disk_infos()),
             Command::ListConnections => Answer::Connections(self.connections()),
+            Command::RedirectInitiators { to } => {
+                self.redirect_initiators(to)?;
+                Answer::Done
+            }
+            Command::ShowRedirect => Answer::Redirect(self.redirected()),
             Command::Ping => {
                 self.spawn(later, Step::Pinged, |control, token| {
                     (0..control.cores)
@@ -343,6 +342,12 @@ impl Control {
             ),
             error => format!("disk {path}: {error}; see `basalt events`"),
         })
+    }
+
+    fn host_infos(&self) -> Vec<HostInfo> {
+        let info =
+            |(nqn, host): (&String, &Host)| HostInfo { nqn: nqn.clone(), chap: host.has_secret };
+        self.jobs.hosts.iter().map(info).collect()
     }
 
     fn disk_infos(&self) -> Vec<DiskInfo> {

@@ -4,12 +4,14 @@
 use super::control::Control;
 use super::jobs::{Outcome, Volume};
 use super::reservations::Asker;
+use super::{CommandError, Redirect, Severity};
 use crate::core::Message;
+use crate::frontend::ProtocolKind;
 use crossbeam_channel::Sender;
 use iscsi_target::scsi::control::UnitConfig;
 use iscsi_target::seam::{Event, Order, SessionKind};
 use iscsi_target::target::{
-    Action, ConfigError, ConnectionContext, Credentials, Entropy, IscsiName,
+    self as protocol, Action, ConfigError, ConnectionContext, Credentials, Entropy, IscsiName,
 };
 use target_io::{ConnectionId, Now};
 
@@ -97,6 +99,37 @@ impl Control {
             (name, None) => self.iscsi.deny(&IscsiName::new(name)?),
         }
         Ok(())
+    }
+
+    /// Sends initiators that log in to another portal from now on, or no more; those that are
+    /// there are asked to log out.
+    pub(super) fn redirect_initiators(&mut self, to: Option<Redirect>) -> Result<(), CommandError> {
+        if let Some(Redirect { to, .. }) = to
+            && (to.ip().is_unspecified() || to.port() == 0)
+        {
+            let text = format!("{to} is nowhere to go: give an address of a portal, and its port");
+            return Err(CommandError::Invalid(text));
+        }
+        let serves = self.listeners.values().any(|(_, protocol)| *protocol == ProtocolKind::Iscsi);
+        if to.is_some() && !serves {
+            let text = "the node has no iSCSI portal from which anybody could be sent elsewhere";
+            return Err(CommandError::Invalid(text.into()));
+        }
+        self.iscsi.redirect(
+            to.map(|Redirect { to, permanent }| protocol::Redirect { to, is_permanent: permanent }),
+        );
+        let text = match to {
+            Some(Redirect { to, .. }) => format!("initiators that log in are sent to {to}"),
+            None => "initiators that log in are served here".to_owned(),
+        };
+        self.events.note(Severity::Info, "iscsi.redirect", text);
+        Ok(())
+    }
+
+    /// Where initiators are sent.
+    pub(super) fn redirected(&self) -> Option<Redirect> {
+        let redirect = self.iscsi.redirected()?;
+        Some(Redirect { to: redirect.to, permanent: redirect.is_permanent })
     }
 
     /// Begins to end the node, after initiators have been asked to log out.

@@ -39,6 +39,12 @@ impl Target {
         Some(answer)
     }
 
+    /// Whether who came in there has reached this address.
+    pub(super) fn is_at(&self, context: ConnectionContext, address: SocketAddr) -> bool {
+        let here = self.portals.iter().filter(|portal| portal.id == context.portal);
+        here.filter_map(|portal| reachable(portal, context)).any(|here| here == address)
+    }
+
     /// The target's name and addresses, those first that lie where the initiator came from.
     fn describe(&self, context: ConnectionContext, answer: &mut Vec<u8>) {
         text::push(answer, "TargetName", self.config.name.as_str());

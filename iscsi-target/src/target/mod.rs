@@ -25,7 +25,7 @@ use login::{Judge, Names, Negotiation, Outcome};
 use management::Resets;
 use reservations::{Failure, Notify, Registrant, Table};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use storage_spec::iscsi::{AsyncEvent, LoginFlags, LoginRequest, LoginStatus};
 
@@ -52,6 +52,25 @@ pub struct TargetConfig {
     pub terms: Terms,
     /// Most data that connections take in one PDU.
     pub receive_max: u32,
+}
+
+/// Where all who log in are to go instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redirect {
+    /// An address as initiators see it. If it leads to a portal of this target, who comes in there
+    /// is served.
+    pub to: SocketAddr,
+    /// Whether initiators may remember it.
+    pub is_permanent: bool,
+}
+
+impl Redirect {
+    fn status(self) -> LoginStatus {
+        match self.is_permanent {
+            true => LoginStatus::MovedPermanently,
+            false => LoginStatus::MovedTemporarily,
+        }
+    }
 }
 
 /// Where a connection came in.
@@ -99,8 +118,7 @@ pub struct Target {
     allows_any: bool,
     is_ready: bool,
     is_draining: bool,
-    /// Where initiators are to go instead.
-    moved_to: Option<(LoginStatus, String)>,
+    redirect: Option<Redirect>,
     logins: BTreeMap<ConnectionId, Negotiation>,
     sessions: BTreeMap<ConnectionId, Session>,
     next_tsih: u16,
@@ -113,6 +131,7 @@ pub struct Target {
 struct Session {
     names: Names,
     tsih: u16,
+    context: ConnectionContext,
     /// What is to be said when its predecessor has gone.
     waiting: Option<Box<(Outcome, crate::seam::SessionParameters)>>,
 }
@@ -154,7 +173,7 @@ impl Target {
             allows_any: false,
             is_ready: false,
             is_draining: false,
-            moved_to: None,
+            redirect: None,
             logins: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next_tsih: 1,
@@ -179,15 +198,22 @@ impl Target {
         self.portals.push(portal);
     }
 
-    /// Sends all who log in from now on elsewhere; `None`: no more.
-    pub fn redirect(&mut self, to: Option<(bool, String)>) {
-        self.moved_to = to.map(|(for_good, address)| {
-            let status = match for_good {
-                true => LoginStatus::MovedPermanently,
-                false => LoginStatus::MovedTemporarily,
-            };
-            (status, address)
-        });
+    /// Sends all who log in from now on elsewhere, and asks those to log out who are not there
+    /// already; `None`: no more.
+    pub fn redirect(&mut self, to: Option<Redirect>) {
+        self.redirect = to;
+        let Some(Redirect { to, .. }) = to else { return };
+        for connection in self.normal() {
+            if !self.is_at(self.sessions[&connection].context, to) {
+                self.ask_to_leave(connection);
+            }
+        }
+    }
+
+    /// Where all who log in are sent.
+    #[must_use]
+    pub fn redirected(&self) -> Option<Redirect> {
+        self.redirect
     }
 
     /// Lets an initiator log in, with these credentials from now on.
@@ -286,14 +312,8 @@ impl Target {
     /// Asks every initiator to log out; no new session begins.
     pub fn drain(&mut self) {
         self.is_draining = true;
-        let message = Message {
-            event: AsyncEvent::RequestLogout,
-            lun: Lun(0),
-            parameters: [0, 0, LOGOUT_SECONDS],
-            attention: None,
-        };
         for connection in self.normal() {
-            self.actions.push_back(Action::Order(connection, Order::Message(message)));
+            self.ask_to_leave(connection);
         }
     }
 
@@ -312,6 +332,16 @@ impl Target {
             tsih: session.tsih,
             kind: session.names.kind,
         })
+    }
+
+    fn ask_to_leave(&mut self, connection: ConnectionId) {
+        let message = Message {
+            event: AsyncEvent::RequestLogout,
+            lun: Lun(0),
+            parameters: [0, 0, LOGOUT_SECONDS],
+            attention: None,
+        };
+        self.actions.push_back(Action::Order(connection, Order::Message(message)));
     }
 
     fn close_denied(&mut self) {
@@ -359,7 +389,7 @@ impl Target {
         event: Event,
     ) {
         match event {
-            Event::Login { header, text } => self.on_login(connection, &header, &text),
+            Event::Login { header, text } => self.on_login(connection, context, &header, &text),
             Event::Text { slot, text } => {
                 let answer = self.send_targets(connection, context, &text);
                 self.actions.push_back(Action::Order(connection, Order::Text(slot, answer)));
@@ -392,7 +422,13 @@ impl Target {
         self.actions.pop_front()
     }
 
-    fn on_login(&mut self, connection: ConnectionId, header: &LoginRequest, text: &[u8]) {
+    fn on_login(
+        &mut self,
+        connection: ConnectionId,
+        context: ConnectionContext,
+        header: &LoginRequest,
+        text: &[u8],
+    ) {
         let mut negotiation = self.logins.remove(&connection).unwrap_or_default();
         let outcome = match self.admit(header) {
             Ok(()) => negotiation.advance(header, text, self),
@@ -411,7 +447,7 @@ impl Target {
                 };
                 self.actions.push_back(Action::Order(connection, Order::Login(Box::new(reply))));
             }
-            Ok(outcome) => self.agree(connection, outcome),
+            Ok(outcome) => self.agree(connection, context, outcome),
         }
     }
 
@@ -436,17 +472,24 @@ impl Target {
     }
 
     /// Everything is agreed on: the session begins when its predecessor has gone.
-    fn agree(&mut self, connection: ConnectionId, mut outcome: Outcome) {
+    fn agree(
+        &mut self,
+        connection: ConnectionId,
+        context: ConnectionContext,
+        mut outcome: Outcome,
+    ) {
         let (names, parameters) = outcome.done.take().expect("seen by the caller");
         let is_normal = names.kind == SessionKind::Normal;
         if is_normal {
             if !self.is_ready {
                 return self.refuse(connection, LoginStatus::ServiceUnavailable, Vec::new());
             }
-            if let Some((status, address)) = self.moved_to.clone() {
+            let redirect = self.redirect.filter(|redirect| !self.is_at(context, redirect.to));
+            if let Some(redirect) = redirect {
+                // Without a tag, other than in discovery (RFC 7143, section 13.8).
                 let mut text = Vec::new();
-                crate::text::push(&mut text, "TargetAddress", &address);
-                return self.refuse(connection, status, text);
+                crate::text::push(&mut text, "TargetAddress", &redirect.to.to_string());
+                return self.refuse(connection, redirect.status(), text);
             }
         }
         if self.sessions.len() >= SESSIONS_MAX {
@@ -461,7 +504,8 @@ impl Target {
         }
         let tsih = self.draw_tsih();
         let waiting = Some(Box::new((outcome, parameters)));
-        self.sessions.insert(connection, Session { names: names.clone(), tsih, waiting });
+        let session = Session { names: names.clone(), tsih, context, waiting };
+        self.sessions.insert(connection, session);
         if is_normal {
             self.begin_waiting(&names);
         } else {

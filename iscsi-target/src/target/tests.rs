@@ -130,13 +130,57 @@ fn not_before_all_is_there_nor_when_it_ends() {
     fabric.target.is_ready = false;
     assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::ServiceUnavailable);
     fabric.target.set_ready();
-    fabric.target.redirect(Some((false, "192.0.2.9:3260,1".into())));
-    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::MovedTemporarily);
-    fabric.target.redirect(Some((true, "192.0.2.9:3260,1".into())));
-    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::MovedPermanently);
-    fabric.target.redirect(None);
     fabric.target.drain();
     assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::ServiceUnavailable);
+}
+
+fn redirect(to: &str, is_permanent: bool) -> Option<Redirect> {
+    Some(Redirect { to: to.parse().unwrap(), is_permanent })
+}
+
+#[test]
+fn who_logs_in_is_sent_elsewhere_unless_he_is_there() {
+    let mut fabric = fabric();
+    fabric.target.add_portal(portal(0, "0.0.0.0:3260", None));
+    fabric.target.add_portal(portal(1, "[::]:3260", None));
+    fabric.target.redirect(redirect("[2001:db8::9]:3260", false));
+    let (status, id) = attempt(&mut fabric, Stage::Operational, &NAMES);
+    assert_eq!(status, LoginStatus::MovedTemporarily);
+    let address = ("TargetAddress".to_owned(), "[2001:db8::9]:3260".to_owned());
+    assert_eq!(answer(&mut fabric, id).1, [address], "no tag");
+    fabric.target.redirect(redirect("192.0.2.1:3261", true));
+    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::MovedPermanently);
+    let discovery = [NAMES[0], ("SessionType", "Discovery")];
+    assert_eq!(log_in(&mut fabric, &discovery), LoginStatus::Success);
+    // Another portal of the same target: who comes in there would be sent round for ever.
+    fabric.target.redirect(redirect("192.0.2.1:3260", false));
+    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::Success);
+    fabric.target.redirect(redirect("192.0.2.9:3260", false));
+    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::MovedTemporarily);
+    fabric.target.redirect(None);
+    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::Success);
+}
+
+#[test]
+fn nobody_is_told_where_to_go_who_may_not_come() {
+    let mut fabric = protected();
+    fabric.target.redirect(redirect("192.0.2.9:3260", false));
+    assert_eq!(log_in(&mut fabric, &NAMES), LoginStatus::AuthenticationFailure);
+}
+
+#[test]
+fn sessions_are_asked_to_log_out_where_logins_are_no_longer_served() {
+    let mut fabric = fabric();
+    fabric.target.add_portal(portal(0, "0.0.0.0:3260", None));
+    let id = fabric.log_in(InitiatorConfig::default());
+    fabric.target.redirect(redirect("192.0.2.1:3260", false));
+    fabric.run();
+    assert!(fabric.link(id).initiator.take(Opcode::AsyncMessage).is_none(), "it is there");
+    fabric.target.redirect(redirect("192.0.2.9:3260", false));
+    fabric.run();
+    let told = fabric.link(id).initiator.take(Opcode::AsyncMessage).expect("a message");
+    assert_eq!((told.header[36], &told.header[42..44]), (1, &[0, 10][..]));
+    assert_eq!(fabric.read(id, 0, &[0; 6], 0).status, 0, "it may go on");
 }
 
 fn protected() -> Fabric {
@@ -342,6 +386,7 @@ fn addresses_of_many_portals_are_told_in_parts() {
                 credentials: Credentials::default(),
             },
             tsih: 1,
+            context,
             waiting: None,
         },
     );
