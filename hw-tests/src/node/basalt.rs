@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -45,6 +45,9 @@ pub(crate) struct Basalt {
     iscsi_port: u16,
     /// Of the portal on the loopback of IPv6, if there is one.
     port_ipv6: Option<u16>,
+    /// Of further portals for iSCSI; the latter on the loopback of IPv6, if there is one.
+    iscsi_second: u16,
+    iscsi_ipv6: Option<u16>,
     process: Option<Child>,
 }
 
@@ -55,10 +58,10 @@ impl Basalt {
     /// Prepares a node: its disks, its configuration, free ports.
     pub(crate) fn new(binary: &Path, folder: &Path, shape: Shape) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let [port, discovery_port, iscsi_port] = free_ports()?;
+        let [port, discovery_port, iscsi_port, iscsi_second] = free_ports()?;
         let processors = thread::available_parallelism()?.get() as u64;
         let is_wide = shape == Shape::Wide;
-        let port_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).and_then(|l| l.local_addr());
+        let ports_ipv6 = free_ports_of::<2>(Ipv6Addr::LOCALHOST.into()).ok();
         let node = Self {
             binary: binary.to_owned(),
             folder: folder.to_owned(),
@@ -67,7 +70,9 @@ impl Basalt {
             port,
             discovery_port,
             iscsi_port,
-            port_ipv6: port_ipv6.ok().filter(|_| is_wide).map(|address| address.port()),
+            port_ipv6: ports_ipv6.filter(|_| is_wide).map(|[port, _]| port),
+            iscsi_second,
+            iscsi_ipv6: ports_ipv6.map(|[_, port]| port),
             process: None,
         };
         fs::write(node.folder.join("node.toml"), node.configuration())?;
@@ -86,6 +91,20 @@ impl Basalt {
     /// The portal on IPv6, as the guest sees it.
     pub(crate) fn portal_ipv6(&self) -> Option<Portal> {
         self.port_ipv6.map(|port| Portal { address: HOST_IPV6.to_owned(), port })
+    }
+
+    /// Further portals for iSCSI, as the guest sees them: over IPv4, and IPv6 if there is any.
+    pub(crate) fn more_iscsi(&self) -> (Portal, Option<Portal>) {
+        let second = Portal { address: HOST.to_owned(), port: self.iscsi_second };
+        let ipv6 = |port| Portal { address: HOST_IPV6.to_owned(), port };
+        (second, self.iscsi_ipv6.map(ipv6))
+    }
+
+    /// Sends initiators that log in to a portal, or no more.
+    pub(crate) fn redirect(&self, to: Option<&Portal>) -> Result<()> {
+        let place = to.map(|Portal { address, port }| format!("{address}:{port}"));
+        let options = place.as_deref().map_or(vec!["--none"], |place| vec!["--iscsi", place]);
+        self.manage(&[&["target", "redirect"], &options[..]].concat()).map(drop)
     }
 
     /// Makes a volume on the small disk of [`Shape::Wide`] and returns its namespace id.
@@ -191,7 +210,7 @@ impl Basalt {
     fn configuration(&self) -> String {
         let folder = self.folder.display();
         let (port, discovery_port) = (self.port, self.discovery_port);
-        let iscsi_port = self.iscsi_port;
+        let (iscsi_port, iscsi_second) = (self.iscsi_port, self.iscsi_second);
         let cores: Vec<u64> = (0..self.cores).collect();
         let mut text = format!(
             r#"
@@ -221,6 +240,11 @@ protocol = "iscsi"
 listen = "127.0.0.1:{iscsi_port}"
 advertise = "{HOST}:{iscsi_port}"
 
+[[portal]]
+protocol = "iscsi"
+listen = "127.0.0.1:{iscsi_second}"
+advertise = "{HOST}:{iscsi_second}"
+
 [management]
 socket = "{folder}/node.sock"
 "#,
@@ -229,8 +253,9 @@ socket = "{folder}/node.sock"
         if self.shape == Shape::Wide {
             text += &format!("\n[[disk]]\npath = \"{folder}/small.img\"\n");
         }
-        if let Some(port) = self.port_ipv6 {
-            let listen = format!("listen = \"[::1]:{port}\"");
+        for (protocol, port) in [("nvme", self.port_ipv6), ("iscsi", self.iscsi_ipv6)] {
+            let Some(port) = port else { continue };
+            let listen = format!("protocol = \"{protocol}\"\nlisten = \"[::1]:{port}\"");
             text += &format!("\n[[portal]]\n{listen}\nadvertise = \"[{HOST_IPV6}]:{port}\"\n");
         }
         text
@@ -399,8 +424,13 @@ fn find_number(value: &Value, name: &str) -> Option<u64> {
 
 /// Ports that nobody listens on just now.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    free_ports_of(Ipv4Addr::LOCALHOST.into())
+}
+
+/// The same of an address.
+fn free_ports_of<const N: usize>(address: IpAddr) -> Result<[u16; N]> {
     let listeners: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+        (0..N).map(|_| TcpListener::bind((address, 0))).collect::<Result<_, _>>()?;
     let mut ports = [0; N];
     for (port, listener) in ports.iter_mut().zip(&listeners) {
         *port = listener.local_addr()?.port();

@@ -86,6 +86,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     on_bed("iscsi-files", "ext4, xfs and fio over iSCSI", iscsi::files),
     on_bed("iscsi-faults", "LUN resets and kills under a verified load", iscsi::faults),
     on_bed("iscsi-chap", "mutual CHAP by MD5 and SHA-256, and who fails at it", iscsi::chap),
+    on_bed("iscsi-paths", "portals over IPv4 and IPv6, multipath, redirects", iscsi::paths),
     on_bed("iscsi-commands", "sg3-utils: every answer as expected", iscsi::commands),
     on_bed("iscsi-both", "one volume over both protocols, reservations too", iscsi::both),
     on_bed("iscsi-fence", "two hosts fence each other as a cluster does", iscsi::fence),

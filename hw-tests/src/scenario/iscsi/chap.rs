@@ -63,8 +63,19 @@ fn proofs(bed: &mut Bed, lun: u32) -> Result<()> {
         ("what nobody knows", target_secret, "with a wrong secret"),
         (secret, "what nobody knows", "with another target"),
     ] {
-        step(bed, &format!("{TOOLS}\nprove SHA256 '{secret}' '{target_secret}'\nfails login"))
-            .context(what)?;
+        step(
+            bed,
+            &format!(
+                "{TOOLS}
+                 prove SHA256 '{secret}' '{target_secret}'
+                 iscsiadm -m discovery -t sendtargets -p $ADDRESS:$ISCSI_PORT > /tmp/listed \\
+                     2> /tmp/why && exit 1
+                 fails grep -q $IQN /tmp/listed
+                 grep -qE 'authorization|authenticat' /tmp/why
+                 fails login"
+            ),
+        )
+        .context(what)?;
     }
     for algorithm in ["MD5", "SHA256"] {
         step(

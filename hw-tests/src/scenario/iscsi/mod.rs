@@ -4,6 +4,7 @@ mod chap;
 mod commands;
 mod connect;
 mod files;
+mod paths;
 mod shared;
 mod software;
 pub(crate) mod wire;
@@ -14,6 +15,7 @@ pub(crate) use chap::chap;
 pub(crate) use commands::commands;
 pub(crate) use connect::{connect, faults};
 pub(crate) use files::files;
+pub(crate) use paths::paths;
 pub(crate) use shared::{both, fence};
 pub(crate) use software::{lvm, qemu, sanlock};
 
@@ -39,8 +41,10 @@ const TOOLS: &str = r#"
         done
         iscsiadm -m discovery -t sendtargets -p $ADDRESS:$ISCSI_PORT > /tmp/targets
         grep -qx "$ADDRESS:$ISCSI_PORT,1 $IQN" /tmp/targets || { cat /tmp/targets; return 1; }
-        [ $# = 0 ] || iscsiadm -m node -T $IQN -o update "${settings[@]}"
-        iscsiadm -m node -T $IQN --login > /tmp/login || { cat /tmp/login; return 1; }
+        # Discovery lists all portals: one session.
+        set -- -m node -T $IQN -p $ADDRESS:$ISCSI_PORT
+        [ ${#settings[@]} = 0 ] || iscsiadm "$@" -o update "${settings[@]}"
+        iscsiadm "$@" --login > /tmp/login || { cat /tmp/login; return 1; }
     }
     logout() {
         iscsiadm -m node -T $IQN --logout > /dev/null
