@@ -111,6 +111,8 @@ pub struct Initiator {
     next_tag: u32,
     output: Vec<u8>,
     input: Vec<u8>,
+    /// Bytes of `input` that have been taken.
+    taken: usize,
     writes: BTreeMap<u32, Vec<u8>>,
     reads: BTreeMap<u32, Vec<u8>>,
     /// R2Ts and Data-Ins of each command that is under way.
@@ -134,6 +136,7 @@ impl Initiator {
             next_tag: 1,
             output: Vec::new(),
             input: Vec::new(),
+            taken: 0,
             writes: BTreeMap::new(),
             reads: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -344,6 +347,7 @@ impl Initiator {
         while let Some(pdu) = self.split() {
             self.take_pdu(pdu);
         }
+        self.forget_taken();
     }
 
     /// Takes bytes of the target of which only R2Ts are of interest.
@@ -354,6 +358,13 @@ impl Initiator {
                 self.r2ts.push(R2t::read_from_bytes(&pdu.header).expect("its length"));
             }
         }
+        self.forget_taken();
+    }
+
+    /// Once for all the PDUs of an input: what is left moves to the front.
+    fn forget_taken(&mut self) {
+        self.input.drain(..self.taken);
+        self.taken = 0;
     }
 
     fn digests(&self) -> (bool, bool) {
@@ -373,12 +384,12 @@ impl Initiator {
 
     fn split(&mut self) -> Option<Pdu> {
         let (header_digest, data_digest) = self.digests();
-        let header: [u8; BHS_LEN] = self.input.get(..BHS_LEN)?.try_into().expect("so many");
+        let input = &self.input[self.taken..];
+        let header: [u8; BHS_LEN] = input.get(..BHS_LEN)?.try_into().expect("so many");
         let len = Bhs::read_from_bytes(&header).expect("so many").data_len.get() as usize;
-        let padded = len.next_multiple_of(4);
         let mut at = BHS_LEN;
         let check = |bytes: &[u8], at: usize| {
-            let crc = self.input.get(at..at + DIGEST_LEN)?;
+            let crc = input.get(at..at + DIGEST_LEN)?;
             assert_eq!(crc, crc32c::checksum(bytes).to_le_bytes(), "digest of {header:x?}");
             Some(())
         };
@@ -386,13 +397,13 @@ impl Initiator {
             check(&header, at)?;
             at += DIGEST_LEN;
         }
-        let data = self.input.get(at..at + padded)?.to_vec();
-        at += padded;
+        let data = input.get(at..at + len.next_multiple_of(4))?;
+        at += data.len();
         if data_digest && len > 0 {
-            check(&data, at)?;
+            check(data, at)?;
             at += DIGEST_LEN;
         }
-        self.input.drain(..at);
+        self.taken += at;
         Some(Pdu { header, data: data[..len].to_vec() })
     }
 
