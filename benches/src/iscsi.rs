@@ -4,27 +4,24 @@
 //! What a target needs is counted in its processor time too: a fast target that burns more of it is
 //! none.
 
-use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use crate::libiscsi;
+use crate::peer::{Peer, free_address};
+use crate::spdk;
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
 use iscsi_target::testing::{Finished, Initiator, InitiatorConfig};
-use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
-use serde_json::json;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const BLOCK: u32 = 4096;
 const VOLUME: u64 = 1 << 30;
-const START_TRIES: u32 = 400;
-const START_PERIOD: Duration = Duration::from_millis(50);
 /// Longest wait for a target's answer.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Ticks of processor time in a second (USER_HZ), on every Linux architecture that is served.
-const TICKS: f64 = 100.0;
 /// The control number of our `tgtd`, beside any that runs.
 const TGTD: &str = "77";
 
@@ -55,13 +52,28 @@ pub(crate) struct Options {
     /// A built tree of SPDK.
     #[arg(long)]
     spdk: Option<PathBuf>,
+    /// Leaves `tgtd` out.
+    #[arg(long)]
+    no_tgtd: bool,
+    /// Initiators, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [By::Ours])]
+    by: Vec<By>,
+}
+
+/// Who loads the targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum By {
+    /// The initiator of this program: reads and writes.
+    Ours,
+    /// libiscsi's `iscsi-perf`: reads, whose latencies it does not tell, in whole seconds.
+    IscsiPerf,
 }
 
 /// A target that runs. It is stopped (SIGSTOP) except while it is measured.
 struct Target {
     name: &'static str,
-    child: Child,
-    address: SocketAddr,
+    peer: Peer,
     iqn: String,
     lun: u16,
 }
@@ -71,15 +83,25 @@ struct Target {
 struct Measured {
     iops: f64,
     iops_per_cpu_second: f64,
-    p50_us: f64,
-    p99_us: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_us: Option<f64>,
+}
+
+/// What is measured of each target.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Workload {
+    by: By,
+    write: bool,
+    depth: usize,
 }
 
 #[derive(Debug, Serialize)]
 struct Cell {
     target: &'static str,
-    write: bool,
-    depth: usize,
+    #[serde(flatten)]
+    workload: Workload,
     #[serde(flatten)]
     median: Measured,
 }
@@ -87,57 +109,80 @@ struct Cell {
 /// Measures every cell, prints a table, and writes `iscsi.json`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&options.out)?;
-    let mut targets = vec![basalt(options)?, tgtd(options)?];
+    let mut targets = vec![basalt(options)?.prepared()?];
+    if !options.no_tgtd {
+        targets.push(tgtd(options)?.prepared()?);
+    }
     if let Some(tree) = &options.spdk {
-        targets.push(spdk(options, tree)?);
+        let peer = spdk::iscsi(tree, &options.out, options.target_core, VOLUME)?;
+        let target = Target { name: "spdk", peer, iqn: spdk::IQN.into(), lun: 0 };
+        targets.push(target.prepared()?);
     }
     pin(options.load_core)?;
-    for target in &targets {
-        target.prepare()?;
-        target.signal(Signal::STOP)?;
-    }
     let mut cells = Vec::new();
     println!(
-        "{:8} {:6} {:>5} {:>10} {:>14} {:>9} {:>9}",
-        "target", "", "depth", "IOPS", "IOPS per CPU s", "p50 us", "p99 us"
+        "{:8} {:10} {:6} {:>5} {:>10} {:>14} {:>9} {:>9}",
+        "target", "by", "", "depth", "IOPS", "IOPS per CPU s", "p50 us", "p99 us"
     );
-    for (write, &depth) in
-        [false, true].into_iter().flat_map(|write| options.depths.iter().map(move |d| (write, d)))
-    {
+    for workload in options.workloads() {
         let mut all = vec![Vec::new(); targets.len()];
         for _ in 0..options.runs {
             for (target, measured) in targets.iter().zip(&mut all) {
-                target.signal(Signal::CONT)?;
-                measured.push(target.measure(write, depth, options.seconds)?);
-                target.signal(Signal::STOP)?;
+                target.peer.resume()?;
+                measured.push(target.measure(workload, options)?);
+                target.peer.pause()?;
             }
         }
         for (target, measured) in targets.iter().zip(&all) {
-            let median = median(measured);
-            let Measured { iops, iops_per_cpu_second, p50_us, p99_us } = median;
-            let what = if write { "write" } else { "read" };
-            println!(
-                "{:8} {what:6} {depth:5} {iops:10.0} {iops_per_cpu_second:14.0} {p50_us:9.1} \
-                {p99_us:9.1}",
-                target.name
-            );
-            cells.push(Cell { target: target.name, write, depth, median });
+            let cell = Cell { target: target.name, workload, median: median(measured) };
+            cell.print();
+            cells.push(cell);
         }
     }
     fs::write(options.out.join("iscsi.json"), serde_json::to_string_pretty(&cells)?)?;
     Ok(())
 }
 
+impl Options {
+    fn workloads(&self) -> Vec<Workload> {
+        let mut all = Vec::new();
+        for &by in &self.by {
+            let kinds = if by == By::Ours { &[false, true][..] } else { &[false] };
+            for &write in kinds {
+                all.extend(self.depths.iter().map(|&depth| Workload { by, write, depth }));
+            }
+        }
+        all
+    }
+}
+
+impl Cell {
+    fn print(&self) {
+        let Workload { by, write, depth } = self.workload;
+        let by = by.to_possible_value().expect("none is hidden");
+        let what = if write { "write" } else { "read" };
+        let Measured { iops, iops_per_cpu_second, p50_us, p99_us } = self.median;
+        let shown = |figure: Option<f64>| figure.map_or("-".into(), |us| format!("{us:.1}"));
+        println!(
+            "{:8} {:10} {what:6} {depth:5} {iops:10.0} {iops_per_cpu_second:14.0} {:>9} {:>9}",
+            self.target,
+            by.get_name(),
+            shown(p50_us),
+            shown(p99_us),
+        );
+    }
+}
+
 /// Each figure's median.
 fn median(all: &[Measured]) -> Measured {
-    let of = |figure: fn(&Measured) -> f64| {
-        let mut figures: Vec<f64> = all.iter().map(figure).collect();
+    let of = |figure: fn(&Measured) -> Option<f64>| {
+        let mut figures: Vec<f64> = all.iter().filter_map(figure).collect();
         figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
+        figures.get(figures.len() / 2).copied()
     };
     Measured {
-        iops: of(|m| m.iops),
-        iops_per_cpu_second: of(|m| m.iops_per_cpu_second),
+        iops: of(|m| Some(m.iops)).expect("measured once at least"),
+        iops_per_cpu_second: of(|m| Some(m.iops_per_cpu_second)).expect("as above"),
         p50_us: of(|m| m.p50_us),
         p99_us: of(|m| m.p99_us),
     }
@@ -157,15 +202,13 @@ fn basalt(options: &Options) -> Result<Target> {
     fs::write(&file, text)?;
     let mut command = Command::new(&options.program);
     command.arg("serve").arg("--config").arg(&file).arg("--socket").arg(&socket);
-    let child = spawn(command, &folder.join("basalt.log"))?;
-    let mut target = Target { name: "basalt", child, address, iqn, lun: 0 };
-    target.wait(folder)?;
+    let peer = Peer::start(command, "basalt", address, folder)?;
     let size = format!("{}MiB", VOLUME >> 20);
     for arguments in [&["host", "allow", "*"][..], &["volume", "create", "v", &size]] {
         let mut command = Command::new(&options.program);
         tell(command.args(arguments).arg("--socket").arg(&socket))?;
     }
-    Ok(target)
+    Ok(Target { name: "basalt", peer, iqn, lun: 0 })
 }
 
 fn tgtd(options: &Options) -> Result<Target> {
@@ -175,9 +218,7 @@ fn tgtd(options: &Options) -> Result<Target> {
     let mut command = Command::new("taskset");
     command.args(["-c", &options.target_core.to_string(), "tgtd", "-f", "-C", TGTD]);
     command.args(["--iscsi", &format!("portal={address}")]);
-    let child = spawn(command, &options.out.join("tgtd.log"))?;
-    let mut target = Target { name: "tgtd", child, address, iqn: iqn.clone(), lun: 1 };
-    target.wait(&options.out)?;
+    let peer = Peer::start(command, "tgtd", address, &options.out)?;
     // In memory, without checksums.
     let file = PathBuf::from(format!("/dev/shm/basalt-bench-{}", std::process::id()));
     File::create(&file)?.set_len(VOLUME)?;
@@ -193,62 +234,14 @@ fn tgtd(options: &Options) -> Result<Target> {
     }
     // It stays open.
     fs::remove_file(&file)?;
-    Ok(target)
-}
-
-fn spdk(options: &Options, tree: &Path) -> Result<Target> {
-    let address = free_address()?;
-    let configuration = json!({"subsystems": [
-        {"subsystem": "bdev", "config": [
-            {"method": "bdev_malloc_create", "params":
-                {"name": "disk", "num_blocks": VOLUME / u64::from(BLOCK), "block_size": BLOCK}},
-        ]},
-        {"subsystem": "iscsi", "config": [
-            {"method": "iscsi_set_options", "params":
-                {"nop_timeout": 600, "nop_in_interval": 60}},
-            {"method": "iscsi_create_portal_group", "params": {"tag": 1, "portals":
-                [{"host": "127.0.0.1", "port": address.port().to_string()}]}},
-            {"method": "iscsi_create_initiator_group", "params":
-                {"tag": 2, "initiators": ["ANY"], "netmasks": ["127.0.0.0/8"]}},
-            {"method": "iscsi_create_target_node", "params":
-                {"name": "bench", "alias_name": "bench", "queue_depth": 64, "disable_chap": true,
-                 "pg_ig_maps": [{"pg_tag": 1, "ig_tag": 2}],
-                 "luns": [{"lun_id": 0, "bdev_name": "disk"}]}},
-        ]},
-    ]});
-    let file = options.out.join("spdk.json");
-    fs::write(&file, configuration.to_string())?;
-    let mut command = Command::new(tree.join("build/bin/iscsi_tgt"));
-    command.arg("-m").arg(format!("[{}]", options.target_core)).arg("-c").arg(&file);
-    command.arg("-r").arg(options.out.join("spdk.sock"));
-    let child = spawn(command, &options.out.join("spdk.log"))?;
-    let iqn = "iqn.2016-06.io.spdk:bench".to_owned();
-    let mut target = Target { name: "spdk", child, address, iqn, lun: 0 };
-    target.wait(&options.out)?;
-    Ok(target)
+    Ok(Target { name: "tgtd", peer, iqn, lun: 1 })
 }
 
 impl Target {
-    fn wait(&mut self, folder: &Path) -> Result<()> {
-        for _ in 0..START_TRIES {
-            if TcpStream::connect(self.address).is_ok() {
-                return Ok(());
-            }
-            if self.child.try_wait()?.is_some() {
-                break;
-            }
-            std::thread::sleep(START_PERIOD);
-        }
-        bail!("{} did not start: see {}/{}.log", self.name, folder.display(), self.name);
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill_process(Pid::from_child(&self.child), signal)?)
-    }
-
-    /// Writes every block, so that none is a hole.
-    fn prepare(&self) -> Result<()> {
-        let mut session = Session::open(self)?;
+    /// Writes every block, so that none is a hole; then stops it, before the next shares its
+    /// processor.
+    fn prepared(self) -> Result<Self> {
+        let mut session = Session::open(&self)?;
         let data = vec![0xA5; 256 << 10];
         let blocks = (data.len() as u32) / BLOCK;
         for at in 0..VOLUME / data.len() as u64 {
@@ -257,11 +250,31 @@ impl Target {
             let finished = session.finish(tag)?;
             ensure!(finished.status == 0, "{}: a write ended with {finished:?}", self.name);
         }
-        Ok(())
+        self.peer.pause()?;
+        Ok(self)
+    }
+
+    fn measure(&self, workload: Workload, options: &Options) -> Result<Measured> {
+        let Workload { by, write, depth } = workload;
+        match by {
+            By::Ours => self.measure_by_ours(write, depth, options.seconds),
+            By::IscsiPerf => self.measure_by_iscsi_perf(depth, options),
+        }
+    }
+
+    fn measure_by_iscsi_perf(&self, depth: usize, options: &Options) -> Result<Measured> {
+        let seconds = options.seconds.ceil() as u64;
+        let url = format!("iscsi://{}/{}/{}", self.peer.address, self.iqn, self.lun);
+        let before = self.peer.processor_seconds()?;
+        let iops = libiscsi::run(&url, depth, seconds, options.load_core)?;
+        // Its login and logout are a part of this, too small to matter.
+        let cpu = self.peer.processor_seconds()? - before;
+        let iops_per_cpu_second = iops * seconds as f64 / cpu;
+        Ok(Measured { iops, iops_per_cpu_second, p50_us: None, p99_us: None })
     }
 
     #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-    fn measure(&self, write: bool, depth: usize, seconds: f64) -> Result<Measured> {
+    fn measure_by_ours(&self, write: bool, depth: usize, seconds: f64) -> Result<Measured> {
         let mut session = Session::open(self)?;
         let data = vec![0x5A; BLOCK as usize];
         let mut random = 0x2545_F491_4F6C_DD1D_u64;
@@ -277,7 +290,7 @@ impl Target {
             if !is_warm && now >= warm {
                 is_warm = true;
                 latencies.clear();
-                cpu = self.processor_seconds()?;
+                cpu = self.peer.processor_seconds()?;
             }
             if now >= end {
                 break;
@@ -305,7 +318,7 @@ impl Target {
             });
             ensure!(failed.is_none(), "{}: a command ended with {failed:?}", self.name);
         }
-        let cpu = self.processor_seconds()? - cpu;
+        let cpu = self.peer.processor_seconds()? - cpu;
         let elapsed = warm.elapsed().as_secs_f64();
         let count = latencies.len() as f64;
         latencies.sort_by(f64::total_cmp);
@@ -313,25 +326,9 @@ impl Target {
         Ok(Measured {
             iops: count / elapsed,
             iops_per_cpu_second: count / cpu,
-            p50_us: at(0.5),
-            p99_us: at(0.99),
+            p50_us: Some(at(0.5)),
+            p99_us: Some(at(0.99)),
         })
-    }
-
-    /// Of all its threads.
-    fn processor_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // The name is in parentheses and may hold spaces; the 12th and 13th field after it.
-        let (_, rest) = stat.rsplit_once(')').context("a strange /proc/PID/stat")?;
-        let ticks: u64 = rest.split_whitespace().skip(11).take(2).flat_map(str::parse::<u64>).sum();
-        Ok(ticks as f64 / TICKS)
-    }
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -344,7 +341,7 @@ struct Session {
 
 impl Session {
     fn open(target: &Target) -> Result<Self> {
-        let stream = TcpStream::connect(target.address)?;
+        let stream = TcpStream::connect(target.peer.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         // What every target takes.
@@ -393,21 +390,10 @@ fn cdb(opcode: u8, block: u64, blocks: u32) -> [u8; 16] {
     cdb
 }
 
-fn spawn(mut command: Command, log: &Path) -> Result<Child> {
-    let log = File::create(log)?;
-    command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null()).env_remove("NOTIFY_SOCKET");
-    let name = command.get_program().to_string_lossy().into_owned();
-    command.spawn().with_context(|| format!("cannot start {name}: is it built, or installed?"))
-}
-
 fn tell(command: &mut Command) -> Result<()> {
     let told = command.output()?;
     ensure!(told.status.success(), "{command:?}: {}", String::from_utf8_lossy(&told.stderr));
     Ok(())
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 fn pin(core: usize) -> Result<()> {

@@ -3,8 +3,10 @@
 mod allocations;
 mod initiator;
 mod iscsi;
+mod libiscsi;
 mod load;
 mod micro;
+mod peer;
 mod plot;
 mod size;
 mod spdk;

@@ -6,7 +6,7 @@
 use crate::allocations;
 use crate::load::{self, Load, Measured, Pattern};
 use crate::plot;
-use crate::spdk::{self, Spdk};
+use crate::spdk;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use dataplane::disk::kernel::{Allocation, KernelFile, KernelOptions, SelfDriven, create_file};
@@ -192,7 +192,8 @@ fn ram_workloads(depths: &[u16]) -> Vec<(Pattern, usize, u16)> {
 /// The verified store in memory beside SPDK's malloc disk, one core each in turns, by one load
 /// generator. Ours sleeps while the peer is measured; the peer, which cannot, is stopped.
 fn spdk_cells(suite: &Suite, tree: &Path, comparisons: &mut Vec<Comparison>) -> Result<()> {
-    let peer = Spdk::start(tree, &suite.out, suite.node_core, VOLUME)?;
+    let peer = spdk::nvmf(tree, &suite.out, suite.node_core, VOLUME)?;
+    peer.pause()?;
     let node = Node::start(suite, DiskSource::Ram { size: DISK, shards: 1 }, false)?;
     node.fill(suite)?;
     let at_peer = |load: Load| -> Result<Measured> {
