@@ -108,6 +108,7 @@ struct Cell {
 
 /// Measures every cell, prints a table, and writes `iscsi.json`.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(options.runs > 0, "`--runs` is 1 at least");
     fs::create_dir_all(&options.out)?;
     let mut targets = vec![basalt(options)?.prepared()?];
     if !options.no_tgtd {
