@@ -16,6 +16,9 @@ use crate::shell;
 const SUITE: &str = "trixie";
 const KERNEL: &str = "linux-image-amd64";
 
+/// Names a kernel (a bzImage) to boot instead, with everything built in that the guests use.
+const KERNEL_VARIABLE: &str = "HW_TESTS_KERNEL";
+
 /// What the guest has beyond the minimum.
 const PACKAGES: &str = "busybox-static,ddpt,e2fsprogs,fio,iproute2,jq,kmod,libiscsi7,lsscsi,lvm2,\
     mount,nvme-cli,open-iscsi,procps,qemu-utils,sanlock,sg3-utils,util-linux,xfsprogs";
@@ -92,7 +95,8 @@ impl Image {
             fs::rename(&work, &folder)?;
         }
         Ok(Self {
-            kernel: folder.join("vmlinuz"),
+            kernel: std::env::var_os(KERNEL_VARIABLE)
+                .map_or_else(|| folder.join("vmlinuz"), PathBuf::from),
             initramfs: folder.join("initramfs"),
             root: folder.join("root.ext4"),
         })

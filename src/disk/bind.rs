@@ -1,7 +1,7 @@
 //! `basalt disk bind`, `unbind` and `identify`: controllers, by their PCI address.
 
 use super::drive::{self, Drive};
-use super::medium::Bench;
+use super::medium::{Bench, NO_IOMMU, Trust};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print, print_json};
 use crate::size::Size;
@@ -23,6 +23,9 @@ pub struct BindOptions {
     /// not in use now
     #[arg(long)]
     pub force: bool,
+    /// What the operator accepts of a controller.
+    #[command(flatten)]
+    pub trust: Trust,
 }
 
 /// `basalt disk unbind`.
@@ -40,6 +43,9 @@ pub struct IdentifyOptions {
     /// Light the locate LED of its slot for so many seconds, where the enclosure has one
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub blink: Option<u64>,
+    /// What the operator accepts of a controller.
+    #[command(flatten)]
+    pub trust: Trust,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,15 +61,16 @@ pub(super) fn bind(options: &BindOptions, output: Format) -> Result<(), Failure>
     if !options.force {
         refuse_members(&machine, address)?;
     }
-    let bound = match pci::bind(&machine, address) {
+    let no_iommu = options.trust.no_iommu;
+    let bound = match pci::bind(&machine, address, no_iommu) {
         Err(BindError::NoDriver) => {
             load_module();
-            pci::bind(&machine, address)
+            pci::bind(&machine, address, no_iommu)
         }
         other => other,
     };
     let change = bound.map_err(|error| failed(&error))?;
-    show(address, &change, output)
+    show(&machine, address, &change, output)
 }
 
 /// Gives it back to its kernel driver.
@@ -75,7 +82,7 @@ pub(super) fn unbind(options: &UnbindOptions, output: Format) -> Result<(), Fail
         return Err(Failure::new(Exit::Refused, text).hint(hint));
     }
     let change = pci::unbind(&machine, address).map_err(|error| failed(&error))?;
-    show(address, &change, output)
+    show(&machine, address, &change, output)
 }
 
 /// What is on a disk without being in use may still be part of something that is put together when
@@ -113,12 +120,18 @@ fn failed(error: &BindError) -> Failure {
             let hint = "move the disk to a slot of its own, or give the others to vfio-pci too";
             failure(Exit::Refused).hint(hint)
         }
+        BindError::NoIommu(_) => failure(Exit::Refused).hint(NO_IOMMU),
         BindError::NotStorage { .. } => failure(Exit::Refused),
         _ => failure(Exit::Failed),
     }
 }
 
-fn show(address: PciAddress, change: &Change, output: Format) -> Result<(), Failure> {
+fn show(
+    machine: &Machine,
+    address: PciAddress,
+    change: &Change,
+    output: Format,
+) -> Result<(), Failure> {
     let (changed, driver) = match change {
         Change::Already { driver } => (false, driver.clone()),
         Change::Moved { to, .. } => (true, to.clone()),
@@ -128,6 +141,10 @@ fn show(address: PciAddress, change: &Change, output: Format) -> Result<(), Fail
     }
     let now = if changed { "is now" } else { "was already" };
     let driver = match driver.as_deref() {
+        Some("vfio-pci") if vfio::is_unchecked(machine, address) => format!(
+            "given to vfio-pci, with no IOMMU before it; for the configuration: pci:{address}, and \
+             no_iommu = true under [node]"
+        ),
         Some("vfio-pci") => format!("given to vfio-pci; for the configuration: pci:{address}"),
         Some(driver) => format!("driven by {driver}"),
         None => "without a driver: none is loaded for it".to_owned(),
@@ -144,7 +161,7 @@ pub(super) fn identify(options: &IdentifyOptions, output: Format) -> Result<(), 
         _ => (name, None),
     };
     let drives: Vec<Drive> = match address.parse::<PciAddress>() {
-        Ok(address) => of_controller(&machine, address, unit)?,
+        Ok(address) => of_controller(&machine, address, unit, options.trust)?,
         Err(_) => drive::of_block_device(&machine, &PathBuf::from(name)).into_iter().collect(),
     };
     if drives.is_empty() {
@@ -170,6 +187,7 @@ fn of_controller(
     machine: &Machine,
     address: PciAddress,
     unit: Option<&str>,
+    trust: Trust,
 ) -> Result<Vec<Drive>, Failure> {
     let function = machine.function(address).ok_or_else(|| failed(&BindError::Missing(address)))?;
     let is_ours = function.driver.as_deref() == Some("vfio-pci");
@@ -177,7 +195,7 @@ fn of_controller(
     if !is_ours || !is_adapter || vfio::is_taken(machine, address) {
         return Ok(drive::of_controller(machine, &function));
     }
-    let mut drives = drive::of_adapter(machine, &function, &Bench::new()?)?;
+    let mut drives = drive::of_adapter(machine, &function, &Bench::trusting(trust)?)?;
     drives.retain(|drive| unit.is_none_or(|unit| drive.unit.as_deref() == Some(unit)));
     Ok(drives)
 }

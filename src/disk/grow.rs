@@ -1,6 +1,6 @@
 //! `basalt disk grow`.
 
-use super::medium::{self, Bench, Medium, opened};
+use super::medium::{self, Bench, Medium, Trust, opened};
 use super::{Allocate, absolute};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print, print_json};
@@ -26,6 +26,9 @@ pub struct GrowOptions {
     /// How the file gets what is new
     #[arg(long, default_value = "reserved", requires = "size")]
     pub allocate: Allocate,
+    /// What the operator accepts of a controller.
+    #[command(flatten)]
+    pub trust: Trust,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,7 +44,7 @@ struct GrownDisk<'a> {
 
 pub(super) fn grow(options: &GrowOptions, output: Format) -> Result<(), Failure> {
     let path = &options.path;
-    let bench = Bench::new()?;
+    let bench = Bench::trusting(options.trust)?;
     if let Some(Size(size)) = options.size {
         extend(&bench, path, size, options.allocate)?;
     }

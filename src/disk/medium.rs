@@ -1,6 +1,7 @@
 //! Disks driven from the calling thread, without a node.
 
 use crate::failure::{Exit, Failure};
+use clap::Args;
 use dataplane::disk::Disk;
 use dataplane::disk::ahci::DriveFacts;
 use dataplane::disk::health::Health;
@@ -9,7 +10,7 @@ use dataplane::disk::single::{self, Unit};
 use dataplane::dma::{Arena, Pool};
 use dataplane::pci::{ControllerKind, Machine, PciAddress};
 use dataplane::uring::{Ring, RingOptions};
-use dataplane::vfio::{Options, Vfio};
+use dataplane::vfio::{self, Options, Vfio, VfioDevice};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -17,6 +18,18 @@ use std::path::Path;
 
 /// Buffer memory in bytes.
 const BUFFERS: usize = 64 << 20;
+
+/// What is given up where no IOMMU stands before a device.
+pub(super) const NO_IOMMU: &str = "--no-iommu takes it all the same, with the kernel's leave: \
+    nothing then keeps the device from reading and writing anywhere in memory";
+
+/// What the operator accepts of a controller that a command drives itself.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Trust {
+    /// Accept a controller that no IOMMU keeps in check: it can then write anywhere in memory
+    #[arg(long)]
+    pub no_iommu: bool,
+}
 
 /// Buffers to work on disks with.
 pub(super) struct Bench {
@@ -87,10 +100,18 @@ impl DeviceName {
 
 impl Bench {
     pub(super) fn new() -> Result<Self, Failure> {
-        let arena = Arena::new(BUFFERS, 1)
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        Self::trusting(Trust::default())
+    }
+
+    /// As [`Bench::new`], for what may be a controller that we drive ourselves.
+    pub(super) fn trusting(trust: Trust) -> Result<Self, Failure> {
+        let Trust { no_iommu } = trust;
+        // Without an IOMMU buffers lie in huge pages; what has one needs none reserved for a tool.
+        let made = if no_iommu { Arena::for_devices(BUFFERS, 1) } else { Arena::new(BUFFERS, 1) };
+        let arena = made.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let pool = arena.pool(0);
-        Ok(Self { arena, pool, vfio: Vfio::new(Options::default()) })
+        let options = Options { no_iommu, ..Options::default() };
+        Ok(Self { arena, pool, vfio: Vfio::new(options) })
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -107,8 +128,7 @@ impl Bench {
                 Ok(Box::new(SelfDriven::new(file, ring)))
             }
             Medium::Device(address, unit) => {
-                let device = self.vfio.open(&Machine::this(), *address, &self.arena);
-                let device = device.map_err(|error| failed(error.to_string()))?;
+                let device = self.device(*address)?;
                 single::open(device, *unit).map_err(|error| failed(error.to_string()))
             }
         }
@@ -121,10 +141,19 @@ impl Bench {
         &self,
         adapter: PciAddress,
     ) -> Result<Vec<(u8, DriveFacts, Option<Health>)>, Failure> {
-        let failed = |text: String| Failure::new(Exit::Failed, text);
-        let device = self.vfio.open(&Machine::this(), adapter, &self.arena);
-        let device = device.map_err(|error| failed(error.to_string()))?;
-        single::examine(device).map_err(|error| failed(error.to_string()))
+        let examined = single::examine(self.device(adapter)?);
+        examined.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+    }
+
+    fn device(&self, address: PciAddress) -> Result<VfioDevice, Failure> {
+        let opened = self.vfio.open(&Machine::this(), address, &self.arena);
+        opened.map_err(|error| {
+            let failure = Failure::new(Exit::Failed, error.to_string());
+            match error {
+                vfio::OpenError::NoIommu(_) => failure.hint(NO_IOMMU),
+                _ => failure,
+            }
+        })
     }
 }
 

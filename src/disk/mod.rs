@@ -22,7 +22,7 @@ use dataplane::disk::kernel::{Allocation, create_file, reserve_file};
 use dataplane::disk::single::Unit;
 use dataplane::pci::Machine;
 use dataplane::store;
-use medium::{Bench, DeviceName, Medium, opened};
+use medium::{Bench, DeviceName, Medium, Trust, opened};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -84,6 +84,9 @@ pub struct FormatOptions {
     /// Overwrite what is on the disk
     #[arg(long)]
     pub force: bool,
+    /// What the operator accepts of a controller.
+    #[command(flatten)]
+    pub trust: Trust,
 }
 
 /// How overwrites are made safe over a power cut.
@@ -117,6 +120,9 @@ pub struct CheckOptions {
     /// Leave the data unread
     #[arg(long)]
     pub metadata_only: bool,
+    /// What the operator accepts of a controller.
+    #[command(flatten)]
+    pub trust: Trust,
 }
 
 /// Runs the command.
@@ -186,7 +192,7 @@ fn format(options: &FormatOptions, output: Format) -> Result<(), Failure> {
     if let Some(Size(size)) = options.size {
         make_for_format(path, size, options.allocate)?;
     }
-    let bench = Bench::new()?;
+    let bench = Bench::trusting(options.trust)?;
     let data = take(&bench, path, *force)?;
     let journal = journal.as_ref().map(|path| take(&bench, path, *force)).transpose()?;
     let chosen = store::FormatOptions {
@@ -333,7 +339,7 @@ struct ReportFinding {
 }
 
 fn check(options: &CheckOptions, output: Format) -> Result<(), Failure> {
-    let bench = Bench::new()?;
+    let bench = Bench::trusting(options.trust)?;
     let data = medium::open(&options.path)?;
     let journal = options.journal.as_ref().map(|path| medium::open(path)).transpose()?;
     let journal = journal.as_ref().map(|file| bench.drive(file)).transpose()?;

@@ -61,18 +61,29 @@ pub enum BindError {
         /// Who keeps it.
         others: Neighbours,
     },
+    /// No IOMMU stands before it, and nobody has said that it may be driven all the same.
+    #[error(
+        "{0}: there is no IOMMU before it; enable VT-d or AMD-Vi in the firmware, and \
+         intel_iommu=on on the kernel's command line"
+    )]
+    NoIommu(PciAddress),
+    /// The operator allows a device without an IOMMU, the kernel does not.
+    #[error(
+        "{0}: there is no IOMMU before it, and the kernel does not allow devices without: echo 1 > \
+         /sys/module/vfio/parameters/enable_unsafe_noiommu_mode (where there is no such file, the \
+         kernel was built without CONFIG_VFIO_NOIOMMU)"
+    )]
+    NoIommuForbidden(PciAddress),
     /// The kernel has no `vfio-pci`.
     #[error("the vfio-pci driver is not loaded; run `modprobe vfio-pci`")]
     NoDriver,
     /// The kernel took the function away but the new driver did not take it.
-    #[error("{address}: {driver} did not take it{hint}; `dmesg` may say why")]
+    #[error("{address}: {driver} did not take it; `dmesg` may say why")]
     NotTaken {
         /// Where.
         address: PciAddress,
         /// Who should have.
         driver: &'static str,
-        /// What is known.
-        hint: &'static str,
     },
     /// Sysfs cannot be written.
     #[error("cannot write {}: {source}{}", path.display(), hint(source))]
@@ -107,11 +118,12 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Gives a controller to `vfio-pci`. Doing it again changes nothing.
+/// Gives a controller to `vfio-pci`. Doing it again changes nothing. `no_iommu`: also one that no
+/// IOMMU keeps in check, where the kernel allows it too.
 ///
 /// # Errors
 /// [`BindError`]; the function then has the driver that it had, unless the text says otherwise.
-pub fn bind(machine: &Machine, address: PciAddress) -> Result<Change, BindError> {
+pub fn bind(machine: &Machine, address: PciAddress, no_iommu: bool) -> Result<Change, BindError> {
     let function = storage(machine, address)?;
     if function.driver.as_deref() == Some(VFIO_DRIVER) {
         set_override(machine, address, VFIO_DRIVER)?;
@@ -124,8 +136,14 @@ pub fn bind(machine: &Machine, address: PciAddress) -> Result<Change, BindError>
     if let (Some(group), false) = (function.group, others.is_empty()) {
         return Err(BindError::Group { address, group, others: Neighbours(others) });
     }
+    if function.group.is_none() && !no_iommu {
+        return Err(BindError::NoIommu(address));
+    }
     if !machine.path("sys/bus/pci/drivers").join(VFIO_DRIVER).exists() {
         return Err(BindError::NoDriver);
+    }
+    if function.group.is_none() && !machine.allows_no_iommu() {
+        return Err(BindError::NoIommuForbidden(address));
     }
     let moved = hand_over(machine, &function, VFIO_DRIVER);
     if moved.is_err() {
@@ -135,11 +153,7 @@ pub fn bind(machine: &Machine, address: PciAddress) -> Result<Change, BindError>
     let to = moved?;
     if to.as_deref() != Some(VFIO_DRIVER) {
         hand_over(machine, &function, "\n")?;
-        let hint = match function.group {
-            None => ": there is no IOMMU before it (enable VT-d or AMD-Vi in the firmware)",
-            Some(_) => "",
-        };
-        return Err(BindError::NotTaken { address, driver: VFIO_DRIVER, hint });
+        return Err(BindError::NotTaken { address, driver: VFIO_DRIVER });
     }
     Ok(Change::Moved { from: function.driver, to })
 }
@@ -162,7 +176,7 @@ pub fn unbind(machine: &Machine, address: PciAddress) -> Result<Change, BindErro
     match hand_over(machine, &function, "\n")? {
         // No driver is loaded for it, which is no fault of the function's.
         to if to.as_deref() != Some(VFIO_DRIVER) => Ok(Change::Moved { from: function.driver, to }),
-        _ => Err(BindError::NotTaken { address, driver: "its kernel driver", hint: "" }),
+        _ => Err(BindError::NotTaken { address, driver: "its kernel driver" }),
     }
 }
 

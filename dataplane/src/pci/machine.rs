@@ -123,6 +123,14 @@ impl Machine {
         })
     }
 
+    /// Whether the kernel gives away functions that no IOMMU keeps in check.
+    #[must_use]
+    pub fn allows_no_iommu(&self) -> bool {
+        let parameters = self.path("sys/module/vfio/parameters");
+        let mode = attribute(&parameters, "enable_unsafe_noiommu_mode");
+        mode.is_some_and(|mode| mode == "Y" || mode == "1")
+    }
+
     /// The NVMe and AHCI controllers of the machine, by address.
     ///
     /// # Errors

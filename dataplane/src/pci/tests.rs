@@ -116,9 +116,9 @@ fn a_controller_goes_and_comes_back() {
     let machine = tree.machine();
     let named = |name: &str| Some(name.to_owned());
     let there = Change::Moved { from: named("nvme"), to: named("vfio-pci") };
-    assert_eq!(bind(&machine, address(NVME)).unwrap(), there);
+    assert_eq!(bind(&machine, address(NVME), false).unwrap(), there);
     let again = Change::Already { driver: named("vfio-pci") };
-    assert_eq!(bind(&machine, address(NVME)).unwrap(), again);
+    assert_eq!(bind(&machine, address(NVME), false).unwrap(), again);
     let function = machine.function(address(NVME)).unwrap();
     assert_eq!(function.driver_override.as_deref(), Some("vfio-pci"));
     assert_eq!((function.group, function.numa_node, function.ids), (Some(7), None, (0x1b36, 0x10)));
@@ -136,7 +136,7 @@ fn what_is_in_use_is_refused() {
         let block = tree.block(NVME, "nvme0n1");
         prepare(&tree, &block);
         let machine = tree.machine();
-        let error = bind(&machine, address(NVME)).unwrap_err();
+        let error = bind(&machine, address(NVME), false).unwrap_err();
         assert_eq!(driver(&machine).as_deref(), Some("nvme"), "left alone");
         error.to_string()
     };
@@ -172,7 +172,7 @@ fn the_disk_of_a_shared_namespace_is_seen_through_its_subsystem() {
     let devices = machine.block_devices(address(NVME));
     assert_eq!(devices.len(), 1, "{devices:?}");
     assert_eq!(machine.controller_of("nvme3n1").unwrap().address, address(NVME));
-    let error = bind(&machine, address(NVME)).unwrap_err();
+    let error = bind(&machine, address(NVME), false).unwrap_err();
     assert!(matches!(error, BindError::InUse { .. }), "{error}");
 }
 
@@ -198,7 +198,7 @@ fn the_neighbours_of_a_group_are_named() {
     tree.function("0000:01:00.1", "0x040300", "snd", Some(7));
     tree.function("0000:00:1c.0", "0x060400", "pcieport", Some(7));
     let machine = tree.machine();
-    let error = bind(&machine, address(NVME)).unwrap_err().to_string();
+    let error = bind(&machine, address(NVME), false).unwrap_err().to_string();
     assert!(error.contains("group 7 with 0000:01:00.1 (snd), which"), "{error}");
     assert_eq!(driver(&machine).as_deref(), Some("nvme"));
 }
@@ -208,12 +208,43 @@ fn a_refusing_driver_leaves_the_kernel_s_in_place() {
     let tree = Tree::new();
     tree.function(NVME, "0x010802", "nvme", None);
     let machine = tree.machine();
-    let error = bind(&machine, address(NVME)).unwrap_err().to_string();
-    assert!(error.contains("no IOMMU"), "{error}");
+    tree.set(NO_IOMMU, "Y");
+    let error = bind(&machine, address(NVME), true).unwrap_err();
+    assert!(matches!(error, BindError::NotTaken { driver: "vfio-pci", .. }), "{error}");
     assert_eq!(driver(&machine).as_deref(), Some("nvme"));
     assert_eq!(machine.function(address(NVME)).unwrap().driver_override, None);
     fs::remove_dir(tree.0.join("sys/bus/pci/drivers/vfio-pci")).unwrap();
-    assert!(matches!(bind(&machine, address(NVME)), Err(BindError::NoDriver)));
+    assert!(matches!(bind(&machine, address(NVME), true), Err(BindError::NoDriver)));
+}
+
+const NO_IOMMU: &str = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+
+#[test]
+fn without_an_iommu_both_the_operator_and_the_kernel_must_allow_it() {
+    let tree = Tree::new();
+    tree.function(NVME, "0x010802", "nvme", None);
+    let root = tree.0.clone();
+    let machine = Machine::simulated(root.clone(), move |path, value| {
+        if path.ends_with("drivers_probe") {
+            // Such a kernel makes a group of its own for it.
+            let real = fs::canonicalize(root.join("sys/bus/pci/devices").join(value))?;
+            let group = root.join("sys/kernel/iommu_groups/0");
+            fs::create_dir_all(&group)?;
+            symlink(group, real.join("iommu_group"))?;
+        }
+        kernel(&root, path, value)
+    });
+    let bound = |no_iommu| bind(&machine, address(NVME), no_iommu);
+    assert!(matches!(bound(false), Err(BindError::NoIommu(_))));
+    assert!(matches!(bound(true), Err(BindError::NoIommuForbidden(_))));
+    tree.set(NO_IOMMU, "N");
+    assert!(matches!(bound(true), Err(BindError::NoIommuForbidden(_))));
+    assert_eq!(driver(&machine).as_deref(), Some("nvme"), "left alone");
+    tree.set(NO_IOMMU, "Y");
+    assert!(matches!(bound(false), Err(BindError::NoIommu(_))), "the operator's word is missing");
+    assert!(matches!(bound(true), Ok(Change::Moved { .. })));
+    assert_eq!(driver(&machine).as_deref(), Some("vfio-pci"));
+    assert!(matches!(bound(false), Ok(Change::Already { .. })));
 }
 
 #[test]
@@ -223,9 +254,9 @@ fn other_functions_are_left_alone() {
     tree.function(NVME, "0x010802", "nvme", Some(8));
     tree.function("0000:02:00.0", "0x010601", "ahci", Some(9));
     let machine = tree.machine();
-    let error = bind(&machine, address("0000:01:00.1")).unwrap_err();
+    let error = bind(&machine, address("0000:01:00.1"), false).unwrap_err();
     assert!(matches!(error, BindError::NotStorage { class: 0x04_03_00, .. }), "{error}");
-    assert!(matches!(bind(&machine, address("0000:09:00.0")), Err(BindError::Missing(_))));
+    assert!(matches!(bind(&machine, address("0000:09:00.0"), false), Err(BindError::Missing(_))));
     let kinds: Vec<_> = machine.controllers().unwrap().iter().map(PciFunction::kind).collect();
     assert_eq!(kinds, [ControllerKind::Nvme, ControllerKind::Ahci]);
 }

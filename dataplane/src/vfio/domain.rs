@@ -85,11 +85,26 @@ impl Vfio {
 pub fn is_taken(machine: &Machine, address: PciAddress) -> bool {
     let group = machine.function(address).and_then(|function| function.group);
     let paths = group.map(|group| [false, true].map(|mode| group_path(machine, group, mode)));
+    let mut paths = paths.into_iter().flatten().filter(|path| path.exists()).peekable();
+    if paths.peek().is_none() {
+        // A kernel without groups: only an attempt tells.
+        let Some(path) = iommufd::device_path(machine, address) else { return false };
+        let attempt = Iommufd::open(machine, address)
+            .and_then(|iommufd| iommufd.device(machine, address, path));
+        return matches!(attempt, Err(OpenError::Busy { .. }));
+    }
     let is_busy = |path: PathBuf| {
         let opened = OpenOptions::new().read(true).write(true).open(path);
         opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
     };
-    paths.into_iter().flatten().any(is_busy)
+    paths.any(is_busy)
+}
+
+/// Whether a function that `vfio-pci` has can reach all of memory: no IOMMU stands before it.
+#[must_use]
+pub fn is_unchecked(machine: &Machine, address: PciAddress) -> bool {
+    let group = machine.function(address).and_then(|function| function.group);
+    group.is_some_and(|group| group_path(machine, group, true).exists())
 }
 
 /// How a function is reached.
@@ -170,7 +185,7 @@ impl Domain {
         let state = &mut *lock(&self.0);
         let opened = match (&mut state.backend, place) {
             (Backend::Iommufd(iommufd), Place::Device(path)) => {
-                (iommufd.device(address, path.clone())?, None)
+                (iommufd.device(machine, address, path.clone())?, None)
             }
             (Backend::Container(container), Place::Group(group))
             | (Backend::Physical(container), Place::Physical(group)) => {

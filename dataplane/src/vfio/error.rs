@@ -25,8 +25,7 @@ pub enum OpenError {
     /// No IOMMU stands before it.
     #[error(
         "{0}: there is no IOMMU before it; enable VT-d or AMD-Vi in the firmware (and \
-         intel_iommu=on on the kernel's command line), or allow `no_iommu` where every device is \
-         trusted"
+         intel_iommu=on on the kernel's command line), or allow `no_iommu`"
     )]
     NoIommu(PciAddress),
     /// The operator allows no-IOMMU mode, the kernel does not.

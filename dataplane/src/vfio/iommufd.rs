@@ -2,7 +2,7 @@
 
 use super::error::OpenError;
 use super::ioctl;
-use crate::pci::{Machine, PciAddress};
+use crate::pci::{Machine, Neighbours, PciAddress};
 use iommufd_bindings as bindings;
 use std::fs::{self, File};
 use std::io;
@@ -48,7 +48,12 @@ impl Iommufd {
     }
 
     /// Opens a function and attaches it to the address space.
-    pub(super) fn device(&self, address: PciAddress, path: PathBuf) -> Result<OwnedFd, OpenError> {
+    pub(super) fn device(
+        &self,
+        machine: &Machine,
+        address: PciAddress,
+        path: PathBuf,
+    ) -> Result<OwnedFd, OpenError> {
         let device = super::container::open(&path)
             .map_err(|error| OpenError::from_open(address, path.clone(), error))?;
         let mut bind = vfio::vfio_device_bind_iommufd {
@@ -56,10 +61,8 @@ impl Iommufd {
             iommufd: self.fd.as_raw_fd(),
             ..Default::default()
         };
-        ioctl::ask(&device, &mut bind).map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY) => OpenError::Busy { address, path },
-            _ => OpenError::System { address, what: "cannot take the device", source },
-        })?;
+        ioctl::ask(&device, &mut bind)
+            .map_err(|source| not_taken(machine, address, path, source))?;
         let mut attach = vfio::vfio_device_attach_iommufd_pt {
             argsz: size_of::<vfio::vfio_device_attach_iommufd_pt>() as u32,
             pt_id: self.ioas,
@@ -111,5 +114,31 @@ impl Iommufd {
             length: len as u64,
         };
         ioctl::ask(&self.fd, &mut argument).map(drop)
+    }
+}
+
+/// What the kernel's answer to the bind of a device means.
+fn not_taken(
+    machine: &Machine,
+    address: PciAddress,
+    path: PathBuf,
+    source: io::Error,
+) -> OpenError {
+    match source.raw_os_error() {
+        // A group of it is open, or the device itself, which is told as an invalid argument: there
+        // is nothing else wrong with ours.
+        Some(libc::EBUSY | libc::EINVAL) => OpenError::Busy { address, path },
+        // Others of its group belong to host drivers or to another process.
+        Some(libc::EPERM) => {
+            let group = machine.function(address).and_then(|function| function.group);
+            let others = machine.group_obstacles(address);
+            match group {
+                Some(group) if !others.is_empty() => {
+                    OpenError::NotViable { address, group, others: Neighbours(others) }
+                }
+                _ => OpenError::Busy { address, path },
+            }
+        }
+        _ => OpenError::System { address, what: "cannot take the device", source },
     }
 }

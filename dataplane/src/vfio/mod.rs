@@ -39,7 +39,7 @@ mod space;
 mod watch;
 
 pub use device::VfioDevice;
-pub use domain::{Api, Options, Vfio, is_taken};
+pub use domain::{Api, Options, Vfio, is_taken, is_unchecked};
 pub use error::OpenError;
 pub use interrupt::VfioInterrupt;
 pub use registers::Window;

@@ -16,7 +16,7 @@ use crate::scenario::Outcome;
 
 /// The first drive of the first adapter.
 const DRIVE: &Place =
-    &Place { device: "pci:0000:01:00.0/0", key: "port", number: 0, node: "sata1-0" };
+    &Place { device: "pci:0000:01:00.0/0", key: "port", number: 0, node: "sata1-0", word: "" };
 
 /// The suite of every driver on drives with physical blocks of 512 and 4096 bytes; trims reach the
 /// medium; drives tell what they are, whoever drives them.

@@ -47,6 +47,8 @@ pub(crate) struct Ssd {
 struct Disks<'a> {
     ssds: &'a [Ssd],
     adapters: &'a [Adapter],
+    /// Whether an IOMMU stands before them.
+    iommu: bool,
     /// For the namespaces and drives, in order; new ones where there are no more.
     images: &'a [PathBuf],
 }
@@ -116,13 +118,14 @@ device() { # the first namespace of the node, waiting for it
     echo "the volume did not appear" >&2
     return 1
 }
-configure() { # DEVICE NUMBER [KEY]: a node on this namespace
+configure() { # DEVICE NUMBER [KEY]: a node on this namespace; WORD: without an IOMMU
     cat > /run/node.toml << EOF
 [node]
 name = "hardware"
 nqn = "$NQN"
 cores = [0]
 buffers = "32MiB"
+${WORD:+no_iommu = true}
 [[disk]]
 device = "$1"
 ${3:-namespace} = $2
@@ -138,12 +141,22 @@ TWO=5f0c8c2e-0000-4000-8000-000000000002
 impl Machine {
     /// Boots it, with the program under test at `/run/basalt`.
     pub(crate) fn boot(maker: &mut Maker, ssds: &[Ssd]) -> Result<Self> {
-        Self::start_qemu(maker, &Disks { ssds, adapters: &[], images: &[] })
+        Self::start_qemu(maker, &Disks { ssds, adapters: &[], iommu: true, images: &[] })
+    }
+
+    /// As [`Machine::boot`], with SSDs and AHCI adapters, with or without an IOMMU before them.
+    pub(crate) fn boot_both(
+        maker: &mut Maker,
+        ssds: &[Ssd],
+        adapters: &[Adapter],
+        iommu: bool,
+    ) -> Result<Self> {
+        Self::start_qemu(maker, &Disks { ssds, adapters, iommu, images: &[] })
     }
 
     /// As [`Machine::boot`], with AHCI adapters.
     pub(crate) fn boot_adapters(maker: &mut Maker, adapters: &[Adapter]) -> Result<Self> {
-        Self::start_qemu(maker, &Disks { ssds: &[], adapters, images: &[] })
+        Self::start_qemu(maker, &Disks { ssds: &[], adapters, iommu: true, images: &[] })
     }
 
     /// As [`Machine::boot_adapters`], with these images for the drives, in order.
@@ -152,20 +165,21 @@ impl Machine {
         adapters: &[Adapter],
         images: &[PathBuf],
     ) -> Result<Self> {
-        Self::start_qemu(maker, &Disks { ssds: &[], adapters, images })
+        Self::start_qemu(maker, &Disks { ssds: &[], adapters, iommu: true, images })
     }
 
     /// As [`Machine::boot`], with these images for the namespaces, in order, not new ones.
     pub(crate) fn boot_on(maker: &mut Maker, ssds: &[Ssd], images: &[PathBuf]) -> Result<Self> {
-        Self::start_qemu(maker, &Disks { ssds, adapters: &[], images })
+        Self::start_qemu(maker, &Disks { ssds, adapters: &[], iommu: true, images })
     }
 
     fn start_qemu(maker: &mut Maker, disks: &Disks<'_>) -> Result<Self> {
-        let Disks { ssds, adapters, images } = disks;
+        let Disks { ssds, adapters, iommu, images } = disks;
         maker.made += 1;
         let folder = maker.folder.join(maker.made.to_string());
         fs::create_dir_all(&folder)?;
-        let mut arguments = vec!["-device".to_owned(), "intel-iommu,intremap=on".to_owned()];
+        let iommu = iommu.then_some(["-device", "intel-iommu,intremap=on"]);
+        let mut arguments: Vec<String> = iommu.iter().flatten().map(ToString::to_string).collect();
         let beside = maker.binary.parent().context("the program lies in no folder")?;
         let check = beside.join("examples/device_check");
         for (name, program) in [("basalt", &maker.binary), ("check", &check)] {
@@ -193,7 +207,8 @@ impl Machine {
                     chmod +x /run/$name
                 esac
             done
-            modprobe -a vfio-pci nvme ahci sd_mod
+            # a kernel of the tester's own has them built in
+            modprobe -a vfio-pci nvme ahci sd_mod || [ ! -e /lib/modules/$(uname -r) ]
             echo 64 > /proc/sys/vm/nr_hugepages"#,
         )?;
         let controller = if ssds.is_empty() { "" } else { "/dev/nvme0n1" };

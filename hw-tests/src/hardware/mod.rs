@@ -5,6 +5,7 @@
 
 mod adapter;
 pub(crate) mod ahci;
+pub(crate) mod backends;
 mod cuts;
 mod machine;
 mod polled;

@@ -11,7 +11,7 @@ use crate::scenario::Outcome;
 
 /// The first namespace of the first SSD.
 pub(super) const SSD: &Place =
-    &Place { device: "pci:0000:01:00.0", key: "namespace", number: 1, node: "disk1-1" };
+    &Place { device: "pci:0000:01:00.0", key: "namespace", number: 1, node: "disk1-1", word: "" };
 
 /// The suite of every driver on namespaces of all kinds; and our own driver's reads of bad blocks.
 pub(crate) fn conformance(maker: &mut Maker) -> Result<Outcome> {
@@ -114,13 +114,7 @@ pub(crate) fn raw(maker: &mut Maker) -> Result<Outcome> {
             $C raw 0000:01:00.0",
         )?;
         ensure!(printed.matches("interrupt: yes").count() >= 8, "interrupts: {printed}");
-        let mut qmp = machine.qmp()?;
-        machine.run("setsid $C hold 0000:02:00.0 > /run/held 2>&1 < /dev/null &\nsleep 2")?;
-        qmp.run("device_del", json!({ "id": "ssd2" }))?;
-        qmp.wait_for("DEVICE_DELETED", "ssd2")?;
-        let said = machine.run("# pulled\ncat /run/held")?;
-        ensure!(said.contains("wanted: Leaving"), "{said}");
-        Ok(())
+        steps::pull_held(machine)
     })?;
     Ok(Outcome::Passed)
 }

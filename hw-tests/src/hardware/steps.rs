@@ -15,15 +15,19 @@ pub(super) struct Place {
     pub(super) number: u32,
     /// QEMU's block node, with `-base` another below it.
     pub(super) node: &'static str,
+    /// What the operator says beyond the name to every command that opens it; also in the node's
+    /// configuration.
+    pub(super) word: &'static str,
 }
 
 /// Starts a node with a volume on the disk, and connects: the block device.
 pub(super) fn serve(machine: &Machine, place: &Place) -> Result<String> {
-    let Place { device, key, number, .. } = place;
+    let Place { device, key, number, word, .. } = place;
     let printed = machine.run(&format!(
         "# serve
-        $B disk bind 0000:01:00.0
-        $B disk format {device} --shards 2 --force > /tmp/formatted
+        WORD={word}
+        $B disk bind 0000:01:00.0 $WORD
+        $B disk format {device} --shards 2 --force $WORD > /tmp/formatted
         grep -q '^{key} = {number}' /tmp/formatted
         configure pci:0000:01:00.0 {number} {key}
         start
@@ -44,10 +48,10 @@ pub(super) fn device_of(printed: &str) -> Result<String> {
 
 /// Kills the node ten times under a verified load, and starts it again.
 pub(super) fn ten_kills(machine: &Machine, place: &Place) -> Result<()> {
-    let device = serve(machine, place)?;
+    let block = serve(machine, place)?;
     let load = machine.start(&format!(
         "# load
-        fio --name=v --filename={device} --rw=randwrite --bs=4k --size=32M --io_size=24M \
+        fio --name=v --filename={block} --rw=randwrite --bs=4k --size=32M --io_size=24M \
             --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
             --rate_iops=250 --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
     ))?;
@@ -55,7 +59,8 @@ pub(super) fn ten_kills(machine: &Machine, place: &Place) -> Result<()> {
         machine.run("# kill\nsleep 1; crash; start")?;
     }
     machine.guest.finish(load)?;
-    machine.run(&format!("# end\nnvme disconnect-all; stop; $B disk check {}", place.device))?;
+    let Place { device, word, .. } = place;
+    machine.run(&format!("# end\nnvme disconnect-all; stop; $B disk check {device} {word}"))?;
     Ok(())
 }
 
@@ -82,6 +87,17 @@ pub(super) fn bad_blocks(machine: &Machine, place: &Place) -> Result<()> {
     let mut found: Vec<&str> = found.lines().collect();
     found.sort_unstable();
     ensure!(found == expected, "these failed: {found:?}; these are bad: {expected:?}");
+    Ok(())
+}
+
+/// Pulls the second SSD while a program holds it: it is told, and lets go.
+pub(super) fn pull_held(machine: &Machine) -> Result<()> {
+    let mut qmp = machine.qmp()?;
+    machine.run("setsid $C hold 0000:02:00.0 > /run/held 2>&1 < /dev/null &\nsleep 2")?;
+    qmp.run("device_del", json!({ "id": "ssd2" }))?;
+    qmp.wait_for("DEVICE_DELETED", "ssd2")?;
+    let said = machine.run("# pulled\ncat /run/held")?;
+    ensure!(said.contains("wanted: Leaving"), "{said}");
     Ok(())
 }
 

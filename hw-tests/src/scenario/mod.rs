@@ -14,7 +14,7 @@ mod reservations;
 use anyhow::Result;
 
 use crate::bed::{Bed, Maker};
-use crate::hardware::{self, ahci, rates};
+use crate::hardware::{self, ahci, backends, rates};
 use crate::node::Shape;
 use crate::wire;
 
@@ -105,6 +105,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         run: Run::Alone(wire::check),
     },
     alone("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),
+    alone("vfio-iommufd", "SSDs and a SATA drive over iommufd", backends::iommufd),
+    alone("vfio-noiommu", "the same where no IOMMU is", backends::no_iommu),
     alone("vfio-serve", "bind, format, serve, verify on our own driver", hardware::first),
     alone("vfio-conformance", "every promise of a disk on every format", hardware::conformance),
     alone("vfio-media", "bad blocks fail alone; a slow disk is slow", hardware::media),

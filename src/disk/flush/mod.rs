@@ -11,7 +11,7 @@ mod slot;
 mod tests;
 
 use super::content::{self, Content};
-use super::medium::{self, Bench, Medium};
+use super::medium::{self, Bench, Medium, Trust};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print, print_json};
 use crate::size::Size;
@@ -60,6 +60,9 @@ pub struct WriterOptions {
     /// Overwrite what is on the disk
     #[arg(long)]
     pub force: bool,
+    /// What the operator accepts of a controller.
+    #[command(flatten)]
+    pub trust: Trust,
 }
 
 /// Runs the command.
@@ -93,7 +96,7 @@ fn write_or_verify(options: &WriterOptions, output: Format) -> Result<(), Failur
         create_file(&options.disk, options.size.0, Allocation::Written, &mut |_| {})
             .map_err(|error| medium::opened(&error))?;
     }
-    let bench = Bench::new()?;
+    let bench = Bench::trusting(options.trust)?;
     let medium = medium::open(&options.disk)?;
     let mut disk = bench.drive(&medium)?;
     let Some(session) = find_session(&mut *disk, bench.pool())? else {
