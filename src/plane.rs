@@ -1,5 +1,6 @@
 //! What the rest of the program asks of a running node. Tests put a fake in its place.
 
+use crate::output::note;
 use dataplane::node::{
     Answer, Command, CommandError, NodeConfig, NodeEvent, NodeHandle, Snapshot, StartError,
 };
@@ -35,7 +36,8 @@ pub trait Node: Send + Sync + 'static {
 /// # Errors
 /// As [`StartError`] says.
 pub fn start(config: &NodeConfig) -> Result<Arc<dyn Node>, StartError> {
-    Ok(Arc::new(dataplane::node::start(config)?))
+    let tell = |text: &str| note(&format!("basalt: {text}"));
+    Ok(Arc::new(dataplane::node::start_telling(config, tell)?))
 }
 
 impl Node for NodeHandle {

@@ -6,6 +6,7 @@
 use super::control::DiskState;
 use super::controllers::{Opener, Place, Queues};
 use super::record::Record;
+use super::steps::Steps;
 use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
 use crate::core::{Clock, Devices, ShardSeat};
@@ -94,15 +95,29 @@ impl Disks {
     /// # Errors
     /// [`StartError::Config`] where another disk than one that works is meant, and
     /// [`StartError::System`].
-    pub(super) fn open(
+    pub(super) fn open_all(
+        config: &NodeConfig,
+        opener: &mut Opener<'_>,
+        pool: &Rc<Pool>,
+        steps: &Steps,
+    ) -> Result<Self, StartError> {
+        let cores = config.cores.len();
+        let disks = config.disks.iter().enumerate();
+        let disks = disks.map(|(number, disk)| {
+            let _step = steps.begin(format!("disk {} to be opened", disk.name(number)));
+            NodeDisk::open(disk, (number, cores), opener, pool)
+        });
+        disks.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// As [`Disks::open_all`], for tests that wait for nothing.
+    #[cfg(test)]
+    fn open(
         config: &NodeConfig,
         opener: &mut Opener<'_>,
         pool: &Rc<Pool>,
     ) -> Result<Self, StartError> {
-        let cores = config.cores.len();
-        let disks = config.disks.iter().enumerate();
-        let disks = disks.map(|(number, disk)| NodeDisk::open(disk, (number, cores), opener, pool));
-        disks.collect::<Result<_, _>>().map(Self)
+        Self::open_all(config, opener, pool, &Steps::default())
     }
 
     /// Opens disks that come while the node runs: those of these numbers. What the configuration
@@ -522,14 +537,18 @@ impl Mounter<'_> {
 pub(super) fn mount_all(
     seats: Vec<(ShardSeat, Source)>,
     cache_bytes: usize,
+    steps: &Steps,
     around: &mut Mounter<'_>,
 ) -> (Vec<(ShardSeat, Shard)>, Mounted) {
     let mut shards = Vec::new();
     let mut mounted = Mounted::default();
     for (seat, source) in seats {
+        let ShardSeat { path, shard, .. } = &seat;
+        let step = steps.begin(format!("shard {shard} of disk {path} to be mounted"));
         let whole = mount(&seat, &source, cache_bytes, around)
             .map_err(|error| error.to_string())
             .and_then(|shard| Ok((records(&shard)?, shard)));
+        drop(step);
         match whole {
             Ok((records, shard)) => {
                 let disk = seat.disk;

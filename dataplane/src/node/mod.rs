@@ -23,6 +23,7 @@ mod reservations;
 mod slow;
 mod space;
 mod start;
+mod steps;
 mod visible;
 mod watch;
 
@@ -41,7 +42,7 @@ pub use handle::NodeHandle;
 pub(crate) use health::HealthWatch;
 pub(crate) use record::Record;
 pub(crate) use registry::Registry;
-pub use start::start;
+pub use start::{start, start_telling};
 
 #[cfg(test)]
 mod tests;

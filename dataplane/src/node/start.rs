@@ -11,6 +11,7 @@ use super::handle::{Inner, NodeHandle};
 use super::hotplug;
 use super::record::Record;
 use super::registry::Registry;
+use super::steps::Steps;
 use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity, StartError};
 use crate::core::{Clock, Core, CoreParts, CoreStats, Devices, Links, ShardSeat, mesh, run};
 use crate::dma::{Arena, Pool};
@@ -36,15 +37,27 @@ const BUFFERS_MIN: usize = 16 << 20;
 /// # Errors
 /// [`StartError`] says what the operator can do; nothing keeps running then.
 pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
+    start_telling(config, |_| {})
+}
+
+/// As [`start`]; has a thread tell what it waits for where that takes seconds.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_telling(config: &NodeConfig, tell: fn(&str)) -> Result<NodeHandle, StartError> {
     check(config)?;
     let clock = Clock::start();
+    let steps = Steps::default();
+    let _watch = steps.watch(clock, tell);
     let events = EventLog::new(unix_ms);
     let cores = config.cores.len();
+    let step = steps.begin("the memory of its buffers".into());
     let arena = arena(config)?;
+    drop(step);
     let spare = Rc::new(arena.spare());
     let vfio = Vfio::new(Options { no_iommu: config.no_iommu, ..Options::default() });
     let mut opener = Opener::new(vfio.clone(), &arena, clock, cores);
-    let disks = Disks::open(config, &mut opener, &spare)?;
+    let disks = Disks::open_all(config, &mut opener, &spare, &steps)?;
     disks.check_any_served()?;
     let dealt = opener.finish().deal(cores, |core, part| disks.uses(core, cores, part));
     let (hardware, dealt) = dealt.map_err(StartError::Config)?;
@@ -65,6 +78,7 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
             hardware: hardware.next().unwrap_or_default(),
             portals,
             cache_bytes,
+            steps: steps.clone(),
         }
         .spawn()?;
         threads.0.push(thread);
@@ -243,6 +257,7 @@ struct CoreThread {
     hardware: Hardware,
     portals: Vec<PortalConfig>,
     cache_bytes: usize,
+    steps: Steps,
 }
 
 /// This thread's ends of the stages.
@@ -309,7 +324,7 @@ impl CoreThread {
             clock,
             timed: Vec::new(),
         };
-        let (mut shards, found) = mount_all(seats, self.cache_bytes, &mut around);
+        let (mut shards, found) = mount_all(seats, self.cache_bytes, &self.steps, &mut around);
         let _ = mounted.send(found);
         let Some(Go { links, registry, log, offline, control }) = around.await_go(go) else {
             return;
@@ -340,6 +355,7 @@ impl CoreThread {
         let mut listeners = Vec::new();
         for portal in &self.portals {
             let in_use = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+            let _step = self.steps.begin(format!("port {} to be free", portal.listen));
             let listener = patiently(|| net.listen(portal.listen), in_use).map_err(|source| {
                 let hint = listen_hint(&source);
                 StartError::Listen { address: portal.listen, source, hint }

@@ -23,7 +23,8 @@ const SMALL_DISK: &str = "160MiB";
 /// Buffers of each core.
 const BUFFERS_MIB: u64 = 128;
 const METADATA_CACHE_MIB: u64 = 64;
-const START_LIMIT: Duration = Duration::from_secs(30);
+/// A disk that something else writes to is slow: it says what it waits for.
+const START_LIMIT: Duration = Duration::from_secs(90);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// What an initiator and the target prove to one another.
