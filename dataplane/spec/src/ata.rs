@@ -35,6 +35,10 @@ pub enum AtaCommand {
     WriteFpdmaQueued = 0x61,
     /// SMART: the subcommand in the features field.
     Smart = 0xB0,
+    /// STANDBY IMMEDIATE: what the drive has is made safe against a loss of power.
+    StandbyImmediate = 0xE0,
+    /// IDLE IMMEDIATE, with [`FEATURE_UNLOAD`].
+    IdleImmediate = 0xE1,
     /// FLUSH CACHE EXT.
     FlushCacheExt = 0xEA,
     /// IDENTIFY DEVICE.
@@ -43,6 +47,10 @@ pub enum AtaCommand {
 
 /// Feature of DATA SET MANAGEMENT: TRIM.
 pub const FEATURE_TRIM: u16 = 1;
+/// Feature of IDLE IMMEDIATE: UNLOAD, the heads leave the medium, which goes on turning.
+pub const FEATURE_UNLOAD: u16 = 0x44;
+/// Address of IDLE IMMEDIATE with UNLOAD.
+pub const UNLOAD_SIGNATURE: u64 = 0x55_4E4C;
 /// Feature of SMART: READ DATA.
 pub const SMART_READ_DATA: u16 = 0xD0;
 /// Feature of SMART: RETURN STATUS.

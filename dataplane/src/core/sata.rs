@@ -9,8 +9,10 @@ use nvmeof_target::io::Now;
 
 /// How often a drive is asked how it fares: it drains its queue for that.
 const HEALTH_PERIOD: Now = Now::from_secs(300);
-/// Longest time that ports take to stop at the end.
-const END_MAX: Now = Now::from_secs(2);
+/// Longest time that a drive takes to come to rest at the end.
+const REST_MAX: Now = Now::from_secs(1);
+/// Longest time that ports take to stop at the end, after that.
+const END_MAX: Now = Now::from_secs(3);
 
 /// An adapter, at home on this core.
 pub(crate) struct SataAdapter<D: Device> {
@@ -88,6 +90,8 @@ pub(crate) struct SataDrive<R: Registers> {
     name: String,
     /// There until the end.
     port: Option<AhciPort<R>>,
+    /// When patience with its rest ends, once it is to rest.
+    rests: Option<Now>,
     next_question: Now,
     /// Resets that were told of.
     resets: u64,
@@ -100,6 +104,7 @@ impl<R: Registers> SataDrive<R> {
             name: format!("pci:{}", port.name()),
             resets: port.counters().resets,
             port: Some(port),
+            rests: None,
             next_question: Now::ZERO,
             has_told_end: false,
         }
@@ -117,6 +122,13 @@ impl<R: Registers> Controller for SataDrive<R> {
 
     fn poll(&mut self, now: Now) -> bool {
         let Some(port) = &self.port else { return false };
+        if let Some(until) = self.rests {
+            port.poll();
+            if port.is_idle() || now >= until {
+                self.port = None;
+            }
+            return false;
+        }
         if now >= self.next_question {
             self.next_question = now + HEALTH_PERIOD;
             port.ask_health();
@@ -151,8 +163,11 @@ impl<R: Registers> Controller for SataDrive<R> {
         self.port.as_ref()?.health()
     }
 
-    fn shut_down(&mut self, _now: Now) {
-        self.port = None;
+    fn shut_down(&mut self, now: Now) {
+        if let (Some(port), None) = (&self.port, self.rests) {
+            port.rest();
+            self.rests = Some(now + REST_MAX);
+        }
     }
 
     fn has_ended(&self) -> bool {

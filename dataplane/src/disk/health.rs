@@ -165,6 +165,16 @@ impl Health {
     }
 }
 
+/// How often an ATA drive has been switched on, by its SMART data; `None` where these are damaged or
+/// do not tell.
+pub(super) fn ata_power_cycles(data: &[u8; 512]) -> Option<u32> {
+    const POWER_CYCLES: u8 = 12;
+    let sum = data.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    let (entries, _) = data[2..362].as_chunks::<12>();
+    let entry = entries.iter().find(|entry| entry[0] == POWER_CYCLES && sum == 0)?;
+    Some(u32::from_le_bytes([entry[5], entry[6], entry[7], entry[8]]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,5 +236,15 @@ mod tests {
         assert_eq!(health.used_percent, Some(7));
         assert_eq!(health.concerns(&[]), [Concern::MediaErrors]);
         assert!(Health::from_ata(&[0xff; 512], true).is_failing);
+    }
+
+    #[test]
+    fn power_cycles_are_told_by_whole_smart_data_alone() {
+        let mut data = [0; 512];
+        assert_eq!(ata_power_cycles(&data), None);
+        data[14..25].copy_from_slice(&[12, 0x32, 0, 100, 100, 0x34, 0x12, 0, 0, 0xff, 0xff]);
+        assert_eq!(ata_power_cycles(&data), None, "its checksum");
+        data[511] = data.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)).wrapping_neg();
+        assert_eq!(ata_power_cycles(&data), Some(0x1234), "what else is in there is the vendor's");
     }
 }

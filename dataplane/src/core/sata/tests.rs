@@ -4,11 +4,12 @@ use crate::disk::ahci::AhciOptions;
 use crate::disk::{Disk, Op, single};
 use crate::dma::{Arena, Pool};
 use crate::pci::PciAddress;
-use crate::sim::ahci::{AhciConfig, EmulatedAhci, EmulatedDrive};
+use crate::sim::ahci::{AhciConfig, AhciFault, EmulatedAhci, EmulatedDrive};
 use crate::uring::Waker;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use storage_spec::ata::AtaCommand;
 
 const TICK: Now = Now::from_micros(500);
 
@@ -201,4 +202,33 @@ fn an_adapter_that_is_torn_out_takes_its_drives_with_it() {
     assert_eq!(bench.lost(), [true, true]);
     bench.release();
     bench.shut_down();
+}
+
+#[test]
+fn a_drive_is_at_rest_when_its_use_has_ended() {
+    let (standby, idle) = (AtaCommand::StandbyImmediate.0, AtaCommand::IdleImmediate.0);
+    let turning = EmulatedDrive { rotation: 7200, ..EmulatedDrive::new(512) };
+    let old = EmulatedDrive { unloads: false, ..turning.clone() };
+    for (drive, last) in
+        [(EmulatedDrive::new(512), Some(standby)), (turning, Some(idle)), (old, None)]
+    {
+        let mut bench = Bench::new(drive);
+        bench.run(Now::from_secs(1));
+        let _ = bench.ahci.take_commands();
+        let ahci = bench.ahci.clone();
+        bench.shut_down();
+        assert_eq!(ahci.take_commands().last().copied(), last);
+    }
+}
+
+#[test]
+fn a_drive_that_does_not_come_to_rest_is_let_go() {
+    for fault in [AhciFault::Lost, AhciFault::Error(0x04), AhciFault::Stuck] {
+        let mut bench = Bench::new(EmulatedDrive::new(512));
+        bench.run(Now::from_secs(1));
+        bench.ahci.inject(0, fault);
+        bench.release();
+        bench.bring_up();
+        bench.shut_down();
+    }
 }

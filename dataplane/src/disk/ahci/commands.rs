@@ -6,8 +6,9 @@ use super::memory::{Payload, PortMemory};
 use super::options::AhciOptions;
 use super::request::{Job, Manner, RANGE_MAX, Request, Stage, trims_zeroes};
 use storage_spec::ata::{
-    AtaCommand, DEVICE_FUA, DEVICE_LBA, FEATURE_TRIM, HostFrame, LOG_QUEUED_ERROR,
+    AtaCommand, DEVICE_FUA, DEVICE_LBA, FEATURE_TRIM, FEATURE_UNLOAD, HostFrame, LOG_QUEUED_ERROR,
     RANGES_PER_BLOCK, Range, SECTOR, SMART_READ_DATA, SMART_RETURN_STATUS, SMART_SIGNATURE,
+    UNLOAD_SIGNATURE,
 };
 
 /// A command that we give by ourselves, on slot 0 while nothing is in flight. Each brings one
@@ -16,6 +17,8 @@ use storage_spec::ata::{
 pub(super) enum Question {
     /// What the drive is.
     Identify,
+    /// How often it has been switched on.
+    PowerOns,
     /// Which queued command failed.
     QueuedError,
 }
@@ -33,6 +36,7 @@ impl PortMemory {
         let op = match &request.job {
             Job::Op { op, .. } => op,
             Job::Health => return self.write_smart(slot, request.stage),
+            Job::Rest => return self.write_command(slot, &rest(facts), Payload::None),
         };
         let is_queued = request.manner(facts, options) == Manner::Queued;
         let shift = facts.block_shift;
@@ -71,6 +75,10 @@ impl PortMemory {
         self.clear_scratch();
         let frame = match question {
             Question::Identify => HostFrame::command(AtaCommand::IdentifyDevice, 0, 0, 0, 0),
+            Question::PowerOns => {
+                let (feature, signature) = (SMART_READ_DATA, SMART_SIGNATURE);
+                HostFrame::command(AtaCommand::Smart, feature, signature, 0, DEVICE_LBA)
+            }
             Question::QueuedError => {
                 let log = LOG_QUEUED_ERROR;
                 HostFrame::command(AtaCommand::ReadLogExt, 0, log, 1, DEVICE_LBA)
@@ -109,6 +117,16 @@ impl PortMemory {
         let frame = HostFrame::command(command, FEATURE_TRIM, 0, sectors as u16, DEVICE_LBA);
         self.write_command(slot, &frame, Payload::ScratchOut(sectors * SECTOR));
     }
+}
+
+/// A medium that does not turn stands by; one that does goes on turning, without its heads on it:
+/// its owner may want it again in a moment.
+fn rest(facts: &DriveFacts) -> HostFrame {
+    if facts.is_rotational {
+        let (command, signature) = (AtaCommand::IdleImmediate, UNLOAD_SIGNATURE);
+        return HostFrame::command(command, FEATURE_UNLOAD, signature, 0, DEVICE_LBA);
+    }
+    HostFrame::command(AtaCommand::StandbyImmediate, 0, 0, 0, DEVICE_LBA)
 }
 
 fn read(is_queued: bool, slot: usize, (lba, blocks): (u64, usize)) -> HostFrame {

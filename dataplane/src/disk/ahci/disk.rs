@@ -122,6 +122,19 @@ impl<R: Registers> AhciPort<R> {
         self.with(Port::ask_health);
     }
 
+    /// Has the drive made ready for a loss of its power, once all before has ended: for the end of
+    /// its use. A drive of flash memory stands by; a turning one moves its heads aside, if it can,
+    /// and goes on turning. It is done when the port [is idle](Self::is_idle).
+    pub fn rest(&self) {
+        self.with(Port::rest);
+    }
+
+    /// Whether it has nothing to do, nor ever will have.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.with(|port| port.is_idle() || port.has_ended())
+    }
+
     /// How the drive fared when it was asked last; `None` where it was not, or does not say.
     #[must_use]
     pub fn health(&self) -> Option<Health> {

@@ -39,6 +39,8 @@ pub struct DriveFacts {
     pub trim_reads_zero: bool,
     /// It has SMART, and SMART is on.
     pub smart: bool,
+    /// Its heads leave the medium when told to.
+    pub unloads: bool,
     /// Turns in a minute, where it turns and says so.
     pub turns: Option<u16>,
     /// Whether it turns, as far as is known.
@@ -88,6 +90,7 @@ impl DriveFacts {
             trim_is_deterministic: additional(14),
             trim_reads_zero: additional(14) && additional(5),
             smart: identify.bit(word::SUPPORTED_1, 0) && identify.bit(word::ENABLED_1, 0),
+            unloads: identify.valid_bit(word::SUPPORTED_3, 13),
             turns: (0x0401..=0xFFFE).contains(&turns).then_some(turns),
             is_rotational: turns != 1,
         })

@@ -11,7 +11,7 @@
 //!
 //! Nothing here waits: [`Port::live`] looks once at what the state waits for.
 
-use super::super::Error;
+use super::super::{Error, health};
 use super::commands::Question;
 use super::drive::DriveFacts;
 use super::link::{Phase, PhaseWord, Plea};
@@ -279,6 +279,11 @@ impl<R: Registers> Port<R> {
         if is_error {
             return match question {
                 Question::Identify => self.reset_for(Trouble::Identify("it refuses"), now),
+                // It does not tell: nothing follows from that.
+                Question::PowerOns => {
+                    let (status, error) = self.registers.task_file();
+                    self.stop(Then::Restart(status, error), now);
+                }
                 Question::QueuedError => {
                     // A drive whose log was not read takes nothing but a reset of its link.
                     self.fail_queued(None, self.queued_error);
@@ -298,6 +303,7 @@ impl<R: Registers> Port<R> {
         let answer = self.memory().scratch();
         match question {
             Question::Identify => self.identified(&answer, now),
+            Question::PowerOns => self.switched_on(&answer, now),
             Question::QueuedError => {
                 self.fail_queued(Some(answer), self.queued_error);
                 self.run(now);
@@ -317,7 +323,23 @@ impl<R: Registers> Port<R> {
         if self.facts.as_ref().is_some_and(|before| !before.is_same(&facts)) {
             return self.stop(Then::End(Error::Removed, Trouble::Changed), now);
         }
+        let has_more_to_tell = facts.smart && facts.is_cached(&self.options);
         self.facts = Some(facts);
+        if has_more_to_tell {
+            self.ask(Question::PowerOns, now);
+        } else {
+            self.run(now);
+        }
+    }
+
+    /// A drive that loses its power while its link is being reset comes back as if nothing had
+    /// happened, but without what its cache held: by its count of power cycles alone it is known.
+    fn switched_on(&mut self, answer: &[u8; 512], now: Duration) {
+        let before = self.power_ons;
+        self.power_ons = health::ata_power_cycles(answer).or(before);
+        if before.is_some() && before != self.power_ons {
+            return self.stop(Then::End(Error::Removed, Trouble::PowerLost), now);
+        }
         self.run(now);
     }
 

@@ -20,8 +20,9 @@
 //!   sense: the link is reset (COMRESET), then the whole adapter, by agreement of all cores that
 //!   have ports of it. Everything in flight is tried again, at most a few times, and then fails:
 //!   each request ends exactly once.
-//! - The drive is unplugged, or announces itself anew: everything fails, for what its cache held is
-//!   not known. [`AhciHba::probe`] finds what is plugged in then.
+//! - The drive is unplugged, announces itself anew, or counts a power cycle more after a reset:
+//!   everything fails, for what its cache held is not known. [`AhciHba::probe`] finds what is
+//!   plugged in then.
 //! - The adapter is gone or cannot be reset: everything fails on all ports.
 //!
 //! What it does not do: port multipliers and packet devices (they are refused by name), drives

@@ -69,6 +69,9 @@ pub enum Trouble {
     /// A drive moved more data than it was asked to (OFS).
     #[error("the drive moved more data than it was asked to")]
     Overflow,
+    /// It was without power, and nobody knows what its cache held.
+    #[error("it lost its power, and with it what its cache held")]
+    PowerLost,
     /// Commands ended that were not in flight, or had not been sent.
     #[error("the port tells of commands that are not in flight")]
     Nonsense,

@@ -38,6 +38,8 @@ pub(super) struct Port<R: Registers> {
     pub(super) options: AhciOptions,
     pub(super) state: State,
     pub(super) facts: Option<DriveFacts>,
+    /// How often the drive has been switched on, as it said last.
+    pub(super) power_ons: Option<u32>,
     pub(super) slots: Box<[Option<Request>; SLOTS_MAX]>,
     pub(super) flight: Flight,
     /// Requests that wait.
@@ -124,6 +126,7 @@ impl<R: Registers> Port<R> {
             options,
             state: State::Halted,
             facts: None,
+            power_ons: None,
             slots: Box::new([const { None }; SLOTS_MAX]),
             flight: Flight::default(),
             backlog: VecDeque::new(),
@@ -240,6 +243,14 @@ impl<R: Registers> Port<R> {
             || self.suspects.iter().any(is_health);
         if self.facts().smart && !is_asked && !matches!(self.state, State::Ended(_)) {
             self.backlog.push_back(Request::new(Job::Health, 0));
+        }
+    }
+
+    /// Has the drive made ready for a loss of its power, once all before has ended.
+    pub(super) fn rest(&mut self) {
+        let facts = self.facts();
+        if (facts.unloads || !facts.is_rotational) && !self.has_ended() {
+            self.backlog.push_back(Request::new(Job::Rest, 0));
         }
     }
 

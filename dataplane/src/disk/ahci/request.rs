@@ -41,6 +41,8 @@ pub(super) enum Job {
     },
     /// Whoever wants to know how the drive fares.
     Health,
+    /// Who uses the drive no more: it may lose its power.
+    Rest,
 }
 
 /// Which command of a request is next.
@@ -81,7 +83,7 @@ impl Request {
     pub(super) fn manner(&self, facts: &DriveFacts, options: &AhciOptions) -> Manner {
         let queued = if facts.queue.is_some() { Manner::Queued } else { Manner::Alone };
         match &self.job {
-            Job::Health => Manner::Alone,
+            Job::Health | Job::Rest => Manner::Alone,
             Job::Op { op, .. } => match op {
                 Op::Read { .. } => queued,
                 Op::Write { .. } if self.stage == Stage::First => queued,
@@ -99,6 +101,9 @@ impl Request {
     /// Takes in that the present command succeeded; whether the request has ended with it.
     #[inline]
     pub(super) fn advance(&mut self, facts: &DriveFacts, options: &AhciOptions) -> bool {
+        if matches!(self.job, Job::Rest) {
+            return true;
+        }
         let Job::Op { op, .. } = &self.job else {
             let was_first = self.stage == Stage::First;
             self.stage = Stage::Second;

@@ -128,7 +128,7 @@ impl<R: Registers> Port<R> {
     }
 
     fn fail(&mut self, mut request: Request, status: AtaStatus, error: AtaError) {
-        if matches!(request.job, Job::Health) {
+        if matches!(request.job, Job::Health | Job::Rest) {
             // A drive that has none of it.
             return;
         }

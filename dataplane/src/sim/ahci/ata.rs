@@ -8,9 +8,10 @@ use storage_spec::ahci::{
     RECEIVED_PIO_SETUP, RECEIVED_REGISTER, TABLE_DESCRIPTORS,
 };
 use storage_spec::ata::{
-    AtaCommand, BitsFrame, DEVICE_FUA, DeviceFrame, FEATURE_TRIM, FRAME_BITS, FRAME_COMMAND,
-    FRAME_DEVICE, FRAME_HOST, FRAME_PIO_SETUP, HostFrame, LOG_QUEUED_ERROR, Range, SECTOR,
-    SMART_EXCEEDED, SMART_READ_DATA, SMART_RETURN_STATUS, SMART_SIGNATURE,
+    AtaCommand, BitsFrame, DEVICE_FUA, DeviceFrame, FEATURE_TRIM, FEATURE_UNLOAD, FRAME_BITS,
+    FRAME_COMMAND, FRAME_DEVICE, FRAME_HOST, FRAME_PIO_SETUP, HostFrame, LOG_QUEUED_ERROR, Range,
+    SECTOR, SMART_EXCEEDED, SMART_READ_DATA, SMART_RETURN_STATUS, SMART_SIGNATURE,
+    UNLOAD_SIGNATURE,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -121,7 +122,11 @@ impl Port {
             }
             let World { faults, random, .. } = world;
             let command = AtaCommand(self.flight[at].frame.command);
-            let is_ours = matches!(command, AtaCommand::IdentifyDevice | AtaCommand::ReadLogExt);
+            let is_ours = match command {
+                AtaCommand::IdentifyDevice | AtaCommand::ReadLogExt => true,
+                AtaCommand::Smart => self.flight[at].frame.features() == SMART_READ_DATA,
+                _ => false,
+            };
             let injected = if is_ours { None } else { self.injected.pop_front() };
             let fault = injected.or_else(|| faults.draw(random));
             let in_flight = self.flight.remove(at);
@@ -252,6 +257,17 @@ impl Port {
                 Ok(Ending::Register)
             }
             AtaCommand::DataSetManagement => self.run_trim(world, in_flight),
+            AtaCommand::StandbyImmediate => {
+                self.drive.as_mut().expect("just seen").flush();
+                Ok(Ending::Register)
+            }
+            AtaCommand::IdleImmediate => {
+                let is_unload = frame.features() == FEATURE_UNLOAD;
+                if !is_unload || frame.lba() != UNLOAD_SIGNATURE || !drive.config.unloads {
+                    self.violation(world, "an idle command that is no unload");
+                }
+                Ok(Ending::Register)
+            }
             AtaCommand::IdentifyDevice => {
                 let identify = drive.identify();
                 self.give(world, in_flight, identify.as_bytes()).map(|()| Ending::Pio)

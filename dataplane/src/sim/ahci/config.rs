@@ -65,6 +65,10 @@ pub struct EmulatedDrive {
     pub has_log: bool,
     /// SMART.
     pub smart: bool,
+    /// IDLE IMMEDIATE with UNLOAD.
+    pub unloads: bool,
+    /// Whether SMART tells how often it was switched on.
+    pub counts_power_ons: bool,
     /// Word 217.
     pub rotation: u16,
 }
@@ -87,6 +91,8 @@ impl EmulatedDrive {
             trim_zeroes: true,
             has_log: true,
             smart: true,
+            unloads: true,
+            counts_power_ons: true,
             rotation: 1,
         }
     }

@@ -15,6 +15,7 @@ pub(super) struct Drive {
     unwritable: HashSet<u64>,
     pub(super) is_failing: bool,
     attributes: Vec<(u8, u8, u64)>,
+    power_ons: u64,
 }
 
 impl Drive {
@@ -27,6 +28,7 @@ impl Drive {
             unwritable: HashSet::new(),
             is_failing: false,
             attributes: Vec::new(),
+            power_ons: 41,
         }
     }
 
@@ -90,6 +92,7 @@ impl Drive {
 
     /// What was not flushed is kept or lost, each block by itself.
     pub(super) fn lose_power(&mut self, random: &mut Random) {
+        self.power_ons += 1;
         for (lba, block) in std::mem::take(&mut self.cached) {
             if random.chance(50) {
                 self.durable.insert(lba, block);
@@ -105,7 +108,8 @@ impl Drive {
     /// SMART READ DATA, with its checksum.
     pub(super) fn smart_data(&self) -> [u8; 512] {
         let mut data = [0; 512];
-        for (at, (id, value, raw)) in self.attributes.iter().enumerate() {
+        let power_ons = self.config.counts_power_ons.then_some((12, 100, self.power_ons));
+        for (at, (id, value, raw)) in self.attributes.iter().chain(&power_ons).enumerate() {
             let entry = &mut data[2 + at * 12..][..12];
             (entry[0], entry[3]) = (*id, *value);
             entry[5..11].copy_from_slice(&raw.to_le_bytes()[..6]);
@@ -139,7 +143,8 @@ impl Drive {
         set(word::SUPPORTED_1, features);
         set(word::ENABLED_1, features);
         set(word::SUPPORTED_2, 1 << 14 | 1 << 13 | 1 << 10);
-        set(word::SUPPORTED_3, 1 << 14 | u16::from(config.fua) << 6 | 1 << 5);
+        let features = u16::from(config.unloads) << 13 | u16::from(config.fua) << 6;
+        set(word::SUPPORTED_3, 1 << 14 | features | 1 << 5);
         for (at, part) in config.blocks.to_le_bytes().chunks(2).enumerate() {
             set(word::CAPACITY + at, u16::from_le_bytes([part[0], part[1]]));
         }

@@ -103,6 +103,12 @@ impl EmulatedAhci {
         self.model().plug(port, other);
     }
 
+    /// Takes a drive's power away for a moment when its link is reset next, so that nothing but its
+    /// count of power cycles tells.
+    pub fn blink(&self, port: u8) {
+        self.model().port(port).blinks = true;
+    }
+
     /// Makes a block unreadable until it is written.
     pub fn make_unreadable(&self, port: u8, lba: u64) {
         self.model().drive(port).make_unreadable(lba);

@@ -56,6 +56,8 @@ pub(super) struct Port {
     /// The drive has commands that the port knows nothing of any more.
     pub(super) has_outstanding: bool,
     pub(super) injected: VecDeque<AhciFault>,
+    /// The drive is without power for a moment while its link is reset next.
+    pub(super) blinks: bool,
 }
 
 /// A command that the drive has.
@@ -110,6 +112,7 @@ impl Port {
             error_log: None,
             has_outstanding: false,
             injected: VecDeque::new(),
+            blinks: false,
         }
     }
 
@@ -232,6 +235,7 @@ impl Port {
             world.link_resets += 1;
             self.reset_since = Some(world.now);
             self.reset_link();
+            self.blink(world);
         } else if control.detection() == 0 && was_reset {
             let since = self.reset_since.take().expect("it was begun");
             if world.now - since < RESET_TIME_MIN {
@@ -251,6 +255,13 @@ impl Port {
         (self.link_at, self.ready_at) = (None, None);
     }
 
+    fn blink(&mut self, world: &mut World) {
+        let is_dark = std::mem::take(&mut self.blinks);
+        if let Some(drive) = self.drive.as_mut().filter(|_| is_dark) {
+            drive.lose_power(&mut world.random);
+        }
+    }
+
     fn has_link(&self) -> bool {
         self.link.detection() == DETECTED_LINK
     }
@@ -259,6 +270,7 @@ impl Port {
     pub(super) fn reset_all(&mut self, world: &mut World) {
         self.abandon(world, true);
         self.reset_link();
+        self.blink(world);
         (self.list, self.received) = (0, 0);
         self.happened = PortInterrupts::new();
         self.errors = LinkErrors::new();

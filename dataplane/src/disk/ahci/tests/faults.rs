@@ -205,3 +205,44 @@ fn an_idle_drive_that_is_exchanged_is_not_taken_for_the_same() {
     assert_eq!(rig.ports[0].facts().serial, "ANOTHER");
     rig.ahci.check();
 }
+
+#[test]
+fn a_drive_that_lost_its_power_during_a_reset_is_found_out() {
+    // A reset of its link, and one of the whole adapter.
+    for fault in [AhciFault::Interface, AhciFault::StuckRunning] {
+        let (arena, pool) = arena();
+        let mut rig = Rig::new(one(EmulatedDrive::new(512)), options(), &arena, 1);
+        let mut disk = rig.disk(0);
+        rig.ahci.inject(2, fault);
+        assert_eq!(rig.write(&mut disk, &pool, 0, 3), Ok(()), "a reset alone loses nothing");
+        rig.ahci.blink(2);
+        rig.ahci.inject(2, fault);
+        assert_eq!(rig.write(&mut disk, &pool, 4096, 4), Err(Error::Removed));
+        assert_eq!(rig.execute(&mut disk, Op::Flush).1, Err(Error::Removed));
+        assert_eq!(rig.ports[0].trouble(), Some(Trouble::PowerLost));
+        drop(disk);
+        rig.ports.clear();
+        rig.hba.probe().unwrap();
+        rig.until("it has looked", |rig| rig.hba.is_searched());
+        rig.attach();
+        let mut disk = rig.disk(0);
+        assert_eq!(rig.write(&mut disk, &pool, 0, 5), Ok(()), "it is as good as new");
+        rig.ahci.check();
+    }
+}
+
+#[test]
+fn a_drive_that_has_nothing_to_lose_goes_on_without_power_for_a_moment() {
+    let without_cache = EmulatedDrive { volatile_cache: false, ..EmulatedDrive::new(512) };
+    let untold = EmulatedDrive { counts_power_ons: false, ..EmulatedDrive::new(512) };
+    let (arena, pool) = arena();
+    for drive in [without_cache, untold] {
+        let mut rig = Rig::new(one(drive), options(), &arena, 1);
+        let mut disk = rig.disk(0);
+        rig.ahci.blink(2);
+        rig.ahci.inject(2, AhciFault::Interface);
+        assert_eq!(rig.write(&mut disk, &pool, 0, 3), Ok(()), "nobody can tell, or need");
+        assert_eq!(rig.ahci.link_resets(), 2);
+        rig.ahci.check();
+    }
+}
