@@ -98,9 +98,9 @@ fn back_and_verify(machine: &Machine, word: &str) -> Result<()> {
         "# back
         $B disk unbind 0000:01:00.0
         for _ in $(seq 100); do
-            d=$($B disk list --output json \\
-                | jq -r '.[] | select(.pci == \"0000:01:00.0\") | .name')
-            [ -b \"$d\" ] && break
+            d=$(ls -d /sys/bus/pci/devices/0000:01:00.0/nvme/nvme* | head -n 1) || true
+            d=/dev/${{d##*/}}n1
+            [ -b $d ] && break
             sleep 0.1
         done
         $B disk check $d
