@@ -84,7 +84,8 @@ pub(crate) fn no_iommu(maker: &mut Maker) -> Result<Outcome> {
             grep -q 'no_iommu' /tmp/refused
             $B disk identify 0000:02:00.0 --no-iommu | grep -q 'serial *SATA20'
             $C raw 0000:01:00.0
-            $C conformance 0000:02:00.0/0",
+            $B disk format pci:0000:02:00.0/0 --no-iommu > /dev/null
+            $B disk check pci:0000:02:00.0/0 --no-iommu",
         )?;
         steps::ten_kills(machine, SSD_UNCHECKED)?;
         back_and_verify(machine, SSD_UNCHECKED.word)
