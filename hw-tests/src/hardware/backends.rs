@@ -41,10 +41,11 @@ pub(crate) fn iommufd(maker: &mut Maker) -> Result<Outcome> {
                 grep -q 'another process has it' /tmp/refused
                 kill -9 $p
                 $C raw 0000:01:00.0
-            done
-            $C conformance 0000:02:00.0/1
-            $C conformance 0000:03:00.0/0",
+            done",
         )?;
+        for disk in ["0000:02:00.0/1", "0000:03:00.0/0"] {
+            machine.run(&format!("# conformance\n$C conformance {disk}"))?;
+        }
         steps::ten_kills(machine, super::scenarios::SSD)?;
         back_and_verify(machine, "")?;
         steps::pull_held(machine)
