@@ -136,7 +136,7 @@ fn conform(name: &str) {
     if name.starts_with("/dev/") {
         let options = KernelOptions::default();
         let file = KernelFile::open(Path::new(name), &options).unwrap_or_else(|e| panic!("{e}"));
-        println!("polling: {:?}", file.polling());
+        println!("access: {}, refused: {:?}", file.way().access(), file.refused());
         conformance::run(&mut || {
             Box::new(SelfDriven::new(&file, Ring::new(RingOptions::default()).unwrap()))
         });

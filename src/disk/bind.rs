@@ -1,12 +1,14 @@
 //! `basalt disk bind`, `unbind` and `identify`: controllers, by their PCI address.
 
 use super::drive::{self, Drive};
+use super::list::served;
 use super::medium::{Bench, NO_IOMMU, Trust};
+use crate::cli::Global;
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, print, print_json};
 use crate::size::Size;
 use clap::Args;
-use dataplane::pci::{self, BindError, Change, ControllerKind, Machine, PciAddress};
+use dataplane::pci::{self, BindError, Change, Machine, PciAddress};
 use dataplane::vfio;
 use serde::Serialize;
 use std::fs;
@@ -153,7 +155,7 @@ fn show(
 }
 
 /// Prints all that is known of a drive.
-pub(super) fn identify(options: &IdentifyOptions, output: Format) -> Result<(), Failure> {
+pub(super) fn identify(options: &IdentifyOptions, global: &Global) -> Result<(), Failure> {
     let machine = Machine::this();
     let name = options.disk.strip_prefix("pci:").unwrap_or(&options.disk);
     let (address, unit) = match name.split_once('/') {
@@ -161,7 +163,7 @@ pub(super) fn identify(options: &IdentifyOptions, output: Format) -> Result<(), 
         _ => (name, None),
     };
     let drives: Vec<Drive> = match address.parse::<PciAddress>() {
-        Ok(address) => of_controller(&machine, address, unit, options.trust)?,
+        Ok(address) => of_controller(&machine, address, unit, options.trust, global)?,
         Err(_) => drive::of_block_device(&machine, &PathBuf::from(name)).into_iter().collect(),
     };
     if drives.is_empty() {
@@ -169,7 +171,7 @@ pub(super) fn identify(options: &IdentifyOptions, output: Format) -> Result<(), 
         let hint = "`basalt disk list` shows disks and their PCI addresses";
         return Err(Failure::new(Exit::Failed, text).hint(hint));
     }
-    if output == Format::Json {
+    if global.output == Format::Json {
         print_json(&drives)?;
     } else {
         for drive in &drives {
@@ -188,15 +190,19 @@ fn of_controller(
     address: PciAddress,
     unit: Option<&str>,
     trust: Trust,
+    global: &Global,
 ) -> Result<Vec<Drive>, Failure> {
     let function = machine.function(address).ok_or_else(|| failed(&BindError::Missing(address)))?;
-    let is_ours = function.driver.as_deref() == Some("vfio-pci");
-    let is_adapter = function.kind() == ControllerKind::Ahci;
-    if !is_ours || !is_adapter || vfio::is_taken(machine, address) {
-        return Ok(drive::of_controller(machine, &function));
+    let mut drives = if function.driver.as_deref() != Some("vfio-pci") {
+        drive::of_controller(machine, &function)
+    } else if vfio::is_taken(machine, address) {
+        drive::of_served_controller(machine, &function, &served(global))
+    } else {
+        drive::of_idle_controller(machine, &function, &Bench::trusting(trust)?)?
+    };
+    if unit.is_some() && drives.iter().any(|drive| drive.unit.is_some()) {
+        drives.retain(|drive| drive.unit.as_deref() == unit);
     }
-    let mut drives = drive::of_adapter(machine, &function, &Bench::trusting(trust)?)?;
-    drives.retain(|drive| unit.is_none_or(|unit| drive.unit.as_deref() == Some(unit)));
     Ok(drives)
 }
 
@@ -209,8 +215,9 @@ fn describe(drive: &Drive) -> String {
     };
     line("path", drive.path.as_ref().map(|path| path.display().to_string()));
     line("pci", drive.pci.clone());
-    line("port", drive.unit.clone());
+    line("disk", drive.unit.as_ref().map(|_| drive.name()));
     line("driver", drive.driver.clone());
+    line("used by", drive.used_by.clone());
     line("model", drive.model.clone());
     line("serial", drive.serial.clone());
     line("firmware", drive.firmware.clone());

@@ -2,9 +2,10 @@
 
 use super::medium::Bench;
 use crate::failure::Failure;
-use dataplane::disk::ahci::DriveFacts;
 use dataplane::disk::health::{Concern, Health};
 use dataplane::disk::kernel::{self, DeviceEntry, list_devices};
+use dataplane::disk::single::Examined;
+use dataplane::node::{DiskInfo, DriveInfo};
 use dataplane::pci::{ControllerKind, Machine, PciFunction};
 use dataplane::vfio;
 use serde::Serialize;
@@ -35,7 +36,6 @@ pub(super) struct Drive {
     /// The hot-plug slot or bay.
     pub(super) slot: Option<String>,
     pub(super) used_by: Option<String>,
-    #[serde(serialize_with = "health_json")]
     pub(super) health: Option<Health>,
     pub(super) concerns: Vec<&'static str>,
 }
@@ -104,6 +104,16 @@ impl Drive {
             (None, Some(pci), Some(unit)) => format!("pci:{pci}/{unit}"),
             (None, None, _) => "-".to_owned(),
         }
+    }
+
+    /// Takes in what the running node knows of it, which drives it by itself.
+    pub(super) fn told(&mut self, info: &DriveInfo) {
+        self.size = info.size;
+        self.model = Some(info.model.clone());
+        self.serial = Some(info.serial.clone());
+        self.firmware = Some(info.firmware.clone());
+        self.concerns = concerns(info.health.as_ref());
+        self.health = info.health;
     }
 
     /// In a word.
@@ -179,26 +189,41 @@ fn of_bare_controller(machine: &Machine, function: &PciFunction) -> Drive {
     }
 }
 
-/// The drives of an AHCI adapter that `vfio-pci` has and nobody drives: they are asked.
-pub(super) fn of_adapter(
+/// The disks of a controller that `vfio-pci` has and nobody drives: they are asked.
+pub(super) fn of_idle_controller(
     machine: &Machine,
     function: &PciFunction,
     bench: &Bench,
 ) -> Result<Vec<Drive>, Failure> {
     let bare = of_bare_controller(machine, function);
     let drives = bench.examine(function.address)?.into_iter();
-    let drive = |(port, facts, health): (u8, DriveFacts, Option<Health>)| Drive {
-        unit: Some(port.to_string()),
-        size: facts.blocks << facts.block_shift,
-        model: Some(facts.model),
-        serial: Some(facts.serial),
-        firmware: Some(facts.firmware),
-        rotational: facts.is_rotational,
-        concerns: concerns(health.as_ref()),
-        health,
-        ..bare.clone()
+    let drive = |examined: Examined| {
+        let mut drive = Drive { unit: Some(examined.unit.to_string()), ..bare.clone() };
+        drive.told(&examined.info);
+        drive.rotational = examined.is_rotational;
+        drive
     };
-    Ok(drives.map(drive).collect())
+    let drives: Vec<Drive> = drives.map(drive).collect();
+    Ok(if drives.is_empty() { vec![bare] } else { drives })
+}
+
+/// The disks of a controller that the running node drives: `served` are all of the node's.
+pub(super) fn of_served_controller(
+    machine: &Machine,
+    function: &PciFunction,
+    served: &[DiskInfo],
+) -> Vec<Drive> {
+    let bare = of_bare_controller(machine, function);
+    let prefix = format!("{}/", bare.name());
+    let drive = |disk: &DiskInfo| {
+        let unit = disk.path.strip_prefix(&prefix)?;
+        let used_by = Some("the running node".to_owned());
+        let mut drive = Drive { unit: Some(unit.to_owned()), used_by, ..bare.clone() };
+        disk.drive.iter().for_each(|info| drive.told(info));
+        Some(drive)
+    };
+    let drives: Vec<Drive> = served.iter().filter_map(drive).collect();
+    if drives.is_empty() { vec![bare] } else { drives }
 }
 
 fn concerns(health: Option<&Health>) -> Vec<&'static str> {
@@ -238,32 +263,4 @@ fn attribute(directory: &Path, name: &str) -> Option<String> {
     File::open(directory.join(name)).ok()?.take(4096).read_to_string(&mut text).ok()?;
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn health_json<S: serde::Serializer>(
-    health: &Option<Health>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Shown {
-        failing: bool,
-        read_only: bool,
-        temperature: Option<i16>,
-        used_percent: Option<u8>,
-        spare_percent: Option<u8>,
-        media_errors: Option<u64>,
-        power_on_hours: Option<u64>,
-        unsafe_shutdowns: Option<u64>,
-    }
-    let shown = health.as_ref().map(|health| Shown {
-        failing: health.is_failing,
-        read_only: health.is_read_only,
-        temperature: health.temperature,
-        used_percent: health.used_percent,
-        spare_percent: health.spare_percent,
-        media_errors: health.media_errors,
-        power_on_hours: health.power_on_hours,
-        unsafe_shutdowns: health.unsafe_shutdowns,
-    });
-    shown.serialize(serializer)
 }

@@ -28,6 +28,9 @@ struct Listed {
     content: Option<String>,
     /// Identity, of a Basalt disk.
     uuid: Option<Uuid>,
+    /// How the running node reaches it: `basalt`, `kernel` or `kernel polled`; `None`: not its
+    /// disk, or not served.
+    access: Option<String>,
     /// Cores of the running node that have shards of it.
     cores: Vec<u16>,
     /// What the running node says of it: `ok`, `failed` or `offline`; `None`: not its disk.
@@ -71,7 +74,7 @@ fn table(listed: Vec<Listed>) -> Table {
             disk.verdict.to_owned(),
             shown(health.used_percent.map(|used| format!("{used}%"))),
             shown(health.temperature.map(|celsius| format!("{celsius}C"))),
-            shown(disk.drive.driver),
+            shown(disk.access.or(disk.drive.driver)),
             if cores.is_empty() { "-".to_owned() } else { cores.join(",") },
             shown(disk.content),
             shown(disk.drive.used_by),
@@ -99,7 +102,7 @@ fn named(machine: &Machine, path: &Path) -> Result<Drive, Failure> {
 }
 
 /// The disks of the running node; none if there is no node, which is no error here.
-fn served(global: &Global) -> Vec<DiskInfo> {
+pub(super) fn served(global: &Global) -> Vec<DiskInfo> {
     let client = Client::new(&global.socket()).ok();
     client.and_then(|client| client.get("/v1/disks").ok()).unwrap_or_default()
 }
@@ -162,7 +165,8 @@ fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
     let name = drive.name();
     let of_node = served.iter().find(|disk| is_same(disk, &name));
     let mut listed = Listed {
-        verdict: drive.verdict(),
+        verdict: "unknown",
+        access: of_node.and_then(|disk| disk.access.clone()),
         cores: of_node.map(|disk| disk.cores.clone()).unwrap_or_default(),
         uuid: of_node.and_then(|disk| disk.uuid),
         node_state: of_node.map(|disk| disk.state.clone()),
@@ -170,6 +174,8 @@ fn look(bench: &Bench, served: &[DiskInfo], drive: Drive) -> Listed {
         name,
         drive,
     };
+    of_node.and_then(|disk| disk.drive.as_ref()).iter().for_each(|info| listed.drive.told(info));
+    listed.verdict = listed.drive.verdict();
     if let Some(disk) = of_node {
         listed.drive.used_by = Some("the running node".to_owned());
         listed.content = Some(described(disk));

@@ -3,10 +3,8 @@
 use crate::failure::{Exit, Failure};
 use clap::Args;
 use dataplane::disk::Disk;
-use dataplane::disk::ahci::DriveFacts;
-use dataplane::disk::health::Health;
 use dataplane::disk::kernel::{KernelFile, KernelOptions, OpenError, SelfDriven};
-use dataplane::disk::single::{self, Unit};
+use dataplane::disk::single::{self, Examined, Unit};
 use dataplane::dma::{Arena, Pool};
 use dataplane::pci::{ControllerKind, Machine, PciAddress};
 use dataplane::uring::{Ring, RingOptions};
@@ -41,7 +39,7 @@ pub(super) struct Bench {
 /// A disk that nobody else uses while we have it.
 pub(super) enum Medium {
     /// Driven by the kernel.
-    Kernel(KernelFile),
+    Kernel(Box<KernelFile>),
     /// A disk of a controller that we drive ourselves.
     Device(PciAddress, Unit),
 }
@@ -136,12 +134,14 @@ impl Bench {
 }
 
 impl Bench {
-    /// The drives of an adapter that nobody uses: their ports, what they are and how they fare.
-    pub(super) fn examine(
-        &self,
-        adapter: PciAddress,
-    ) -> Result<Vec<(u8, DriveFacts, Option<Health>)>, Failure> {
-        let examined = single::examine(self.device(adapter)?);
+    /// The disks of a controller that nobody uses: what they are and how they fare.
+    pub(super) fn examine(&self, controller: PciAddress) -> Result<Vec<Examined>, Failure> {
+        let device = self.device(controller)?;
+        let kind = Machine::this().function(controller).map(|function| function.kind());
+        let examined = match kind {
+            Some(ControllerKind::Ahci) => single::examine_drives(device),
+            _ => single::examine_namespaces(device),
+        };
         examined.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
     }
 
@@ -180,7 +180,7 @@ pub(super) fn open(path: &Path) -> Result<Medium, Failure> {
         let hint = format!("detach it with `losetup -d {device}`, or choose another disk");
         return Err(Failure::new(Exit::Refused, text).hint(hint));
     }
-    Ok(Medium::Kernel(file))
+    Ok(Medium::Kernel(Box::new(file)))
 }
 
 /// As the command line tells it.

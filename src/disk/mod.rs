@@ -136,7 +136,7 @@ pub fn run(command: &Command, global: &Global) -> Result<(), Failure> {
         Command::List { paths } => list::list(paths, global),
         Command::Bind(options) => bind::bind(options, global.output),
         Command::Unbind(options) => bind::unbind(options, global.output),
-        Command::Identify(options) => bind::identify(options, global.output),
+        Command::Identify(options) => bind::identify(options, global),
         Command::Online(which) => serving::online(which, global),
         Command::Offline(which) => serving::offline(which, global),
         Command::Check(options) => check(options, global.output),

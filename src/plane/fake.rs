@@ -165,6 +165,8 @@ impl Node for Fake {
                 mode: Some("intent".to_owned()),
                 state: "ok".to_owned(),
                 reason: None,
+                access: None,
+                drive: None,
             }])),
             Command::OnlineDisk { disk } => Err(missing(&disk)),
             Command::OfflineDisk { disk } => Ok(self.offline(&disk)),

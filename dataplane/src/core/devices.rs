@@ -1,9 +1,9 @@
 //! The hardware that a core drives itself, besides its rings.
 
 use crate::disk::health::Health;
-use crate::disk::nvme::{NvmeController, NvmeEvent, NvmeQueue};
+use crate::disk::nvme::{Namespace, NvmeController, NvmeEvent, NvmeQueue};
 use crate::hardware::{CoreTime, Device, Interrupt, Registers};
-use crate::node::{HealthWatch, Severity};
+use crate::node::{DriveInfo, HealthWatch, Severity};
 use crate::pci::PciAddress;
 use crate::uring::{Alarm, Ring};
 use nvmeof_target::io::Now;
@@ -29,6 +29,9 @@ pub(crate) trait Controller {
 
     /// SMART, as it was read last.
     fn health(&self) -> Option<Health>;
+
+    /// Its disks as the node calls them, with what they say of themselves.
+    fn drives(&self) -> Vec<(String, DriveInfo)>;
 
     /// Begins its end: it writes out what it caches.
     fn shut_down(&mut self, now: Now);
@@ -80,6 +83,8 @@ pub(crate) struct Devices {
     time: CoreTime,
     controllers: Vec<ControllerSeat>,
     queues: Vec<QueueSeat>,
+    /// Whether [`Devices::take_drives`] has anything new.
+    has_news: bool,
 }
 
 impl Devices {
@@ -95,6 +100,7 @@ impl Devices {
         controller: Box<dyn Controller>,
         lost: Arc<AtomicBool>,
     ) {
+        self.has_news = true;
         let watch = HealthWatch::new(controller.name());
         self.controllers.push(ControllerSeat { device, controller, watch, lost });
     }
@@ -133,15 +139,26 @@ impl Devices {
             while let Some((severity, kind, text)) = controller.next_event() {
                 let text = format!("{} {}: {text}", controller.what(), controller.name());
                 note(severity, kind, text);
+                self.has_news = true;
             }
             if let Some(health) = controller.health() {
-                watch.see(health, note);
+                self.has_news |= watch.see(health, note);
             }
             if controller.is_lost() && !lost.load(Ordering::Relaxed) {
                 lost.store(true, Ordering::Relaxed);
             }
         }
         worked
+    }
+
+    /// The disks of controllers and drives at home here, if there is news of them.
+    pub(crate) fn take_drives(&mut self) -> Option<Vec<(String, DriveInfo)>> {
+        if !std::mem::take(&mut self.has_news) {
+            return None;
+        }
+        let there = self.controllers.iter().filter(|seat| !seat.controller.has_ended());
+        let there = there.filter(|seat| !seat.controller.is_lost());
+        Some(there.flat_map(|seat| seat.controller.drives()).collect())
     }
 
     /// When the next turn is due for them.
@@ -198,6 +215,7 @@ impl Devices {
     /// Whether that is done.
     pub(crate) fn is_released(&mut self, device: PciAddress) -> bool {
         self.controllers.retain(|seat| seat.device != device || !seat.controller.has_ended());
+        self.has_news = true;
         !self.controllers.iter().any(|seat| seat.device == device)
     }
 
@@ -260,6 +278,14 @@ impl<D: Device> Controller for NvmeController<D> {
 
     fn health(&self) -> Option<Health> {
         self.health().map(Health::from_nvme)
+    }
+
+    fn drives(&self) -> Vec<(String, DriveInfo)> {
+        let drive = |namespace: &Namespace| {
+            let name = format!("pci:{}/{}", self.name(), namespace.facts().id);
+            Some((name, self.drive_info(namespace)?))
+        };
+        self.namespaces().filter_map(drive).collect()
     }
 
     fn shut_down(&mut self, now: Now) {

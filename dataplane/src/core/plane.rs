@@ -278,6 +278,9 @@ impl Core {
             }
             self.registry.set_shard(seat.disk, seat.shard, disk_counters(seat, shard));
         }
+        if let Some(drives) = self.devices.take_drives() {
+            self.registry.set_drives(self.paths.links.core(), drives);
+        }
     }
 
     fn take_messages(&mut self, now: Now) -> bool {

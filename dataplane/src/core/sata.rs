@@ -4,7 +4,7 @@ use super::devices::{Controller, HardwareQueue};
 use crate::disk::ahci::{AhciEvent, AhciHba, AhciPort};
 use crate::disk::health::Health;
 use crate::hardware::{Device, Registers};
-use crate::node::Severity;
+use crate::node::{DriveInfo, Severity};
 use nvmeof_target::io::Now;
 
 /// How often a drive is asked how it fares: it drains its queue for that.
@@ -68,6 +68,11 @@ impl<D: Device> Controller for SataAdapter<D> {
 
     fn health(&self) -> Option<Health> {
         None
+    }
+
+    /// Each drive tells for itself, on its core.
+    fn drives(&self) -> Vec<(String, DriveInfo)> {
+        Vec::new()
     }
 
     /// Its ports stop as their cores drop them.
@@ -161,6 +166,11 @@ impl<R: Registers> Controller for SataDrive<R> {
 
     fn health(&self) -> Option<Health> {
         self.port.as_ref()?.health()
+    }
+
+    fn drives(&self) -> Vec<(String, DriveInfo)> {
+        let drive = |port: &AhciPort<R>| (self.name.clone(), port.drive_info());
+        self.port.iter().map(drive).collect()
     }
 
     fn shut_down(&mut self, now: Now) {

@@ -1,17 +1,21 @@
 //! How a drive says it fares: SMART of NVMe and of ATA, in the same terms.
 
+use serde::{Deserialize, Serialize};
 use storage_spec::nvme::log::{CriticalWarning, HealthLog};
 
 /// What a drive says of itself. `None` where it does not say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// It says that it is failing, or can no longer be relied upon.
+    #[serde(rename = "failing")]
     pub is_failing: bool,
     /// It has lost the ability to write.
+    #[serde(rename = "read_only")]
     pub is_read_only: bool,
     /// Degrees Celsius.
     pub temperature: Option<i16>,
     /// Too hot or too cold, by its own thresholds.
+    #[serde(rename = "temperature_critical")]
     pub is_temperature_critical: bool,
     /// Percent of its life used; may exceed 100.
     pub used_percent: Option<u8>,

@@ -1,11 +1,11 @@
 //! A controller with one disk of it, on one thread without a reactor: for tools, tests, and to look
 //! at a disk before a node's cores run.
 
-use super::ahci::{self, AhciEvent, AhciHba, AhciOptions, DriveFacts};
-use super::health::Health;
+use super::ahci::{self, AhciEvent, AhciHba, AhciOptions};
 use super::nvme::{Namespace, NvmeController, NvmeDisk, NvmeOptions, Trouble};
 use super::{Completion, Disk, Info, Op, Tag};
 use crate::hardware::{CoreTime, Device};
+use crate::node::DriveInfo;
 use crate::uring::Waker;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -31,6 +31,9 @@ impl fmt::Display for Unit {
 
 /// Bring-up takes longer than this only where a controller hangs and is reset in vain.
 const BRING_UP_MAX: Duration = Duration::from_secs(60);
+
+/// The health log is waited for no longer.
+const HEALTH_MAX: Duration = Duration::from_secs(5);
 
 /// Why a disk of a controller cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,14 +135,23 @@ pub fn bring_up_adapter<D: Device>(
     Ok((hba, refused))
 }
 
+/// A disk of a controller that nobody uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Which.
+    pub unit: Unit,
+    /// What it says of itself.
+    pub info: DriveInfo,
+    /// Whether its medium turns.
+    pub is_rotational: bool,
+}
+
 /// Asks all drives of an adapter that nobody uses what they are and how they fare.
 ///
 /// # Errors
 /// [`BringUpError::Adapter`].
 #[expect(clippy::disallowed_methods, reason = "tools have no core to take the time from")]
-pub fn examine<D: Device>(
-    device: D,
-) -> Result<Vec<(u8, DriveFacts, Option<Health>)>, BringUpError> {
+pub fn examine_drives<D: Device>(device: D) -> Result<Vec<Examined>, BringUpError> {
     let clock = Instant::now();
     let (mut hba, _) = bring_up_adapter(device, AhciOptions::default(), &|| clock.elapsed())?;
     let time = CoreTime::default();
@@ -154,10 +166,48 @@ pub fn examine<D: Device>(
             port.poll();
             std::thread::yield_now();
         }
-        drives.push((port.port(), port.facts(), port.health()));
+        let (unit, is_rotational) = (Unit::Port(port.port()), port.facts().is_rotational);
+        drives.push(Examined { unit, info: port.drive_info(), is_rotational });
     }
-    drives.sort_by_key(|(port, ..)| *port);
+    drives.sort_by_key(|drive| drive.unit);
     Ok(drives)
+}
+
+/// Asks a controller that nobody uses what its namespaces are and how it fares; then it is shut
+/// down.
+///
+/// # Errors
+/// [`BringUpError::Controller`] and [`BringUpError::Slow`].
+#[expect(clippy::disallowed_methods, reason = "tools have no core to take the time from")]
+pub fn examine_namespaces<D: Device>(device: D) -> Result<Vec<Examined>, BringUpError> {
+    let clock = Instant::now();
+    examine_by(device, &|| clock.elapsed())
+}
+
+/// `now` tells the time.
+fn examine_by<D: Device>(
+    device: D,
+    now: &dyn Fn() -> Duration,
+) -> Result<Vec<Examined>, BringUpError> {
+    let options = NvmeOptions { interrupts: false, ..NvmeOptions::default() };
+    let mut controller = bring_up(device, options, now)?;
+    let until = now() + HEALTH_MAX;
+    while controller.health().is_none() && controller.end().is_none() && now() < until {
+        controller.poll(now());
+        std::thread::yield_now();
+    }
+    let namespaces = controller.namespaces().filter_map(|namespace| {
+        let unit = Unit::Namespace(namespace.facts().id);
+        let info = controller.drive_info(namespace)?;
+        Some(Examined { unit, info, is_rotational: false })
+    });
+    let namespaces = namespaces.collect();
+    controller.shut_down(now());
+    while controller.end().is_none() {
+        controller.poll(now());
+        std::thread::yield_now();
+    }
+    Ok(namespaces)
 }
 
 /// The drive on a port of an adapter that has been brought up.
@@ -200,7 +250,9 @@ pub fn bring_up<D: Device>(
             let trouble = end.cloned().unwrap_or(Trouble::Removed);
             return Err(BringUpError::Controller { address: address(), trouble });
         }
-        if now() > start + BRING_UP_MAX {
+        let late = now().saturating_sub(start + BRING_UP_MAX);
+        // It may ask for more by itself, once.
+        if !late.is_zero() && late > controller.ready_timeout() {
             return Err(BringUpError::Slow(address()));
         }
         std::thread::sleep(Duration::from_micros(100));
@@ -293,5 +345,36 @@ impl<D: Device> Drop for SingleDisk<D> {
             self.controller.poll(self.clock.elapsed());
             std::thread::yield_now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dma::Arena;
+    use crate::sim::nvme::{EmulatedNamespace, EmulatedNvme, NvmeConfig};
+    use std::cell::Cell;
+
+    #[test]
+    fn a_controller_is_asked_what_it_is_and_how_it_fares() {
+        let arena = Arena::new(2 << 20, 1).unwrap();
+        let namespaces = vec![EmulatedNamespace::new(1, 4096), EmulatedNamespace::new(3, 512)];
+        let nvme = EmulatedNvme::new(NvmeConfig { namespaces, ..NvmeConfig::default() }, 1);
+        nvme.warn(0b100);
+        let clock = Cell::new(Duration::ZERO);
+        let now = || {
+            clock.set(clock.get() + Duration::from_micros(100));
+            nvme.step(clock.get());
+            clock.get()
+        };
+        let found = examine_by(nvme.open(&arena), &now).ok().unwrap();
+        let units: Vec<Unit> = found.iter().map(|examined| examined.unit).collect();
+        assert_eq!(units, [Unit::Namespace(1), Unit::Namespace(3)]);
+        for Examined { info, .. } in &found {
+            assert_eq!((info.model.as_str(), info.size), ("Basalt emulated NVMe", 16 << 20));
+            assert_eq!(info.serial, "EMULATED");
+            assert!(info.health.is_some_and(|health| health.is_failing), "{info:?}");
+        }
+        nvme.check();
     }
 }

@@ -1,5 +1,6 @@
 //! What the command line, the management API and the metrics know of a node: plain data.
 
+use crate::disk::health::Health;
 use crate::disk::single::Unit;
 use crate::pci::PciAddress;
 use serde::{Deserialize, Serialize};
@@ -386,6 +387,28 @@ pub struct DiskInfo {
     pub state: String,
     /// Why it is offline, and what to do.
     pub reason: Option<String>,
+    /// How the node reaches it: `basalt` (by itself), `kernel` or `kernel polled`; `None`
+    /// where it is offline or in memory.
+    #[serde(default)]
+    pub access: Option<String>,
+    /// What it says of itself, if the node drives it by itself.
+    #[serde(default)]
+    pub drive: Option<DriveInfo>,
+}
+
+/// What a drive says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveInfo {
+    /// Model.
+    pub model: String,
+    /// Serial number.
+    pub serial: String,
+    /// Firmware revision.
+    pub firmware: String,
+    /// Bytes of the namespace, or of the drive.
+    pub size: u64,
+    /// SMART, as it was read last: not more than some minutes ago.
+    pub health: Option<Health>,
 }
 
 /// A queue of a connected host.

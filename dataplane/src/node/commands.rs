@@ -358,6 +358,10 @@ impl Control {
                 (None, true) => "failed",
                 (None, false) => "ok",
             };
+            let drive = self.registry.drive(&disk.path);
+            let access = self.registry.access(&disk.path).map(|access| access.to_string());
+            let is_ours = disk.path.starts_with("pci:");
+            let access = access.or_else(|| is_ours.then(|| "basalt".to_owned()));
             DiskInfo {
                 path: disk.path.clone(),
                 uuid: disk.uuid,
@@ -368,6 +372,8 @@ impl Control {
                 mode: disk.mode.map(str::to_owned),
                 state: state.to_owned(),
                 reason: disk.offline.clone(),
+                access: access.filter(|_| disk.offline.is_none()),
+                drive,
             }
         };
         self.disks.iter().enumerate().map(info).collect()

@@ -9,7 +9,7 @@ use crate::disk::nvme::{Namespace, NvmeController, NvmeOptions, NvmeQueue, NvmeS
 use crate::disk::single::{self, BringUpError, Refused, Unit};
 use crate::disk::{Completion, Disk, Info, Op, Tag};
 use crate::dma::Arena;
-use crate::hardware::CoreTime;
+use crate::hardware::{CoreTime, Device};
 use crate::pci::{ControllerKind, Machine, PciAddress};
 use crate::uring::{Ring, Waker};
 use crate::vfio::{Vfio, VfioDevice, Window};
@@ -17,6 +17,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Opens controllers, while the node looks at its disks.
 pub(super) struct Opener<'a> {
@@ -29,13 +30,17 @@ pub(super) struct Opener<'a> {
 
 /// A controller, with what this thread has of it to look at its disks.
 enum Found {
-    Nvme(FoundNvme),
+    Nvme(FoundNvme<VfioDevice>),
     Ahci(FoundAhci),
 }
 
-struct FoundNvme {
-    controller: Rc<RefCell<NvmeController<VfioDevice>>>,
-    queue: NvmeQueue<Window>,
+struct FoundNvme<D: Device> {
+    controller: Rc<RefCell<NvmeController<D>>>,
+    /// To look at its disks with. A core gets it afterwards.
+    queue: NvmeQueue<D::Registers>,
+    interrupt: Option<D::Interrupt>,
+    /// I/O queues that the controller has for the cores.
+    queues: usize,
     time: CoreTime,
 }
 
@@ -90,9 +95,13 @@ pub(super) struct Place {
 
 #[derive(Clone)]
 enum Part {
-    Namespace(Namespace),
+    /// On a controller that has so many queues for the cores.
+    Namespace(Namespace, usize),
     Port(u8),
 }
+
+/// What cores share a limited number of queues of: a controller, or a drive on a port of one.
+pub(super) type QueueOwner = (usize, Option<u8>);
 
 impl<'a> Opener<'a> {
     pub(super) fn new(vfio: Vfio, arena: &'a Arena, clock: Clock, cores: usize) -> Self {
@@ -140,22 +149,14 @@ impl<'a> Opener<'a> {
         let opened = self.vfio.open(&machine, address, self.arena);
         let device = opened.map_err(|error| error.to_string())?;
         match unit {
-            Unit::Namespace(_) => self.bring_up_nvme(device, honours_fua),
+            Unit::Namespace(_) => {
+                let options =
+                    NvmeOptions { queues: self.cores, honours_fua, ..NvmeOptions::default() };
+                let clock = self.clock;
+                FoundNvme::bring_up(device, options, &|| clock.now()).map(Found::Nvme)
+            }
             Unit::Port(_) => self.bring_up_ahci(device, honours_fua),
         }
-    }
-
-    fn bring_up_nvme(&self, device: VfioDevice, honours_fua: bool) -> Result<Found, String> {
-        // One for each core, and one to look at its disks from here.
-        let options = NvmeOptions { queues: self.cores + 1, honours_fua, ..NvmeOptions::default() };
-        let clock = self.clock;
-        let brought_up = single::bring_up(device, options, &|| clock.now());
-        let mut controller = brought_up.map_err(|error| error.to_string())?;
-        let seat = controller.take_seat().ok_or("the controller has no queue for us")?;
-        let time = time(clock);
-        let queue = seat.attach(Waker::unneeded(), time.clone());
-        let controller = Rc::new(RefCell::new(controller));
-        Ok(Found::Nvme(FoundNvme { controller, queue, time }))
     }
 
     fn bring_up_ahci(&self, device: VfioDevice, honours_fua: bool) -> Result<Found, String> {
@@ -169,14 +170,9 @@ impl<'a> Opener<'a> {
 
     /// The controllers, once every disk has been looked at.
     pub(super) fn finish(self) -> Controllers {
-        const LEFT: &str = "who looked at a disk has left";
         let whole = |(address, found)| {
             let whole = match found {
-                Found::Nvme(FoundNvme { controller, queue, .. }) => {
-                    drop(queue);
-                    let whole = Rc::into_inner(controller).expect(LEFT).into_inner();
-                    Whole::Nvme(Box::new(whole))
-                }
+                Found::Nvme(found) => Whole::Nvme(Box::new(found.into_controller())),
                 Found::Ahci(FoundAhci { hba, ports, .. }) => {
                     let seats = ports.into_iter().map(|port| port.detach().expect(LEFT)).collect();
                     let whole = Rc::into_inner(hba).expect(LEFT).into_inner();
@@ -189,6 +185,7 @@ impl<'a> Opener<'a> {
     }
 }
 
+const LEFT: &str = "who looked at a disk has left";
 const ADAPTER: &str =
     "it is an AHCI adapter: say `port`, the number of the drive's, not `namespace`";
 const NO_ADAPTER: &str = "it is no AHCI adapter: say `namespace`, not `port`";
@@ -199,7 +196,35 @@ fn time(clock: Clock) -> CoreTime {
     time
 }
 
-impl FoundNvme {
+impl<D: Device + 'static> FoundNvme<D> {
+    /// `now` tells the time.
+    fn bring_up(
+        device: D,
+        options: NvmeOptions,
+        now: &dyn Fn() -> Duration,
+    ) -> Result<Self, String> {
+        let brought_up = single::bring_up(device, options, now);
+        let mut controller = brought_up.map_err(|error| error.to_string())?;
+        let queues = controller.seats();
+        let mut seat = controller.take_seat().ok_or("the controller has no queue for us")?;
+        let interrupt = seat.take_interrupt();
+        let time = CoreTime::default();
+        time.set(now());
+        let queue = seat.attach(Waker::unneeded(), time.clone());
+        let controller = Rc::new(RefCell::new(controller));
+        Ok(Self { controller, queue, interrupt, queues, time })
+    }
+
+    /// The controller, with all its queues.
+    fn into_controller(self) -> NvmeController<D> {
+        let mut controller = Rc::into_inner(self.controller).expect(LEFT).into_inner();
+        // One on which something is still in flight is lost with that.
+        if let Some(seat) = self.queue.detach(self.interrupt) {
+            controller.return_seat(seat);
+        }
+        controller
+    }
+
     fn open(&self, id: u32, clock: Clock) -> Result<(Part, Box<dyn Disk>), BringUpError> {
         let namespace = single::namespace(&self.controller.borrow(), id)?;
         let controller = Rc::clone(&self.controller);
@@ -209,7 +234,7 @@ impl FoundNvme {
             time: self.time.clone(),
             clock,
         };
-        Ok((Part::Namespace(namespace), Box::new(disk)))
+        Ok((Part::Namespace(namespace, self.queues), Box::new(disk)))
     }
 }
 
@@ -236,7 +261,8 @@ impl Controllers {
     /// the controller of this number; on this port of it, if one is given.
     ///
     /// # Errors
-    /// A controller has fewer queues than cores that need one.
+    /// A controller has fewer queues than cores that need one: it had more when its disks were
+    /// given to cores.
     pub(super) fn deal(
         self,
         cores: usize,
@@ -253,7 +279,7 @@ impl Controllers {
                         if !uses(core, (number, None)) {
                             continue;
                         }
-                        let seat = controller.take_seat().ok_or_else(|| too_few(address, cores))?;
+                        let seat = controller.take_seat().ok_or_else(|| too_few(address))?;
                         hardware.seats.push((number, address, seat));
                     }
                     controllers.push((address, controller, lost.clone()));
@@ -280,10 +306,10 @@ impl Controllers {
     }
 }
 
-fn too_few(address: PciAddress, cores: usize) -> String {
+fn too_few(address: PciAddress) -> String {
     format!(
-        "controller {address} has too few queues for {cores} cores: give the node fewer `cores`, \
-         or format the disk with fewer shards"
+        "controller {address} has fewer queues than cores that have shards of it: restart the \
+         node, which then places them on fewer cores"
     )
 }
 
@@ -320,7 +346,7 @@ impl Queues {
     /// As a disk of this core.
     pub(super) fn open(&self, place: &Place) -> Box<dyn Disk> {
         match &place.part {
-            Part::Namespace(namespace) => {
+            Part::Namespace(namespace, _) => {
                 let is_it = |(number, _): &&(usize, _)| *number == place.controller;
                 let queue = self.queues.iter().find(is_it);
                 let (_, queue) = queue.expect("a queue for each core that needs one");
@@ -341,15 +367,43 @@ impl Place {
     /// Whether it is on the controller of this number, and on this port of it, if one is given.
     pub(super) fn is_on(&self, (controller, port): (usize, Option<u8>)) -> bool {
         let is_there = match self.part {
-            Part::Namespace(_) => port.is_none(),
+            Part::Namespace(..) => port.is_none(),
             Part::Port(of) => port.is_none_or(|port| port == of),
         };
         self.controller == controller && is_there
     }
 
-    /// Whether all of it belongs on one core.
-    pub(super) fn has_one_queue(&self) -> bool {
-        matches!(self.part, Part::Port(_))
+    /// On how many cores its shards can be, and those of all disks of the same owner of queues.
+    pub(super) fn queues(&self) -> (QueueOwner, usize) {
+        match self.part {
+            Part::Namespace(_, queues) => ((self.controller, None), queues),
+            Part::Port(port) => ((self.controller, Some(port)), 1),
+        }
+    }
+
+    /// What the opening of some namespaces leads to: their places, and the controller with its
+    /// queues. `now` tells the time.
+    #[cfg(test)]
+    pub(super) fn found<D: Device + 'static>(
+        device: D,
+        (number, ids, cores): (usize, &[u32], usize),
+        now: &dyn Fn() -> Duration,
+    ) -> (Vec<Self>, NvmeController<D>) {
+        let options = NvmeOptions { queues: cores, ..NvmeOptions::default() };
+        let found = FoundNvme::bring_up(device, options, now).unwrap();
+        let open = |id: &u32| found.open(*id, Clock::start()).ok().unwrap().0;
+        let places = ids.iter().map(open).map(|part| Self { controller: number, part }).collect();
+        (places, found.into_controller())
+    }
+
+    /// As a disk on a queue of its controller.
+    #[cfg(test)]
+    pub(super) fn on<R: crate::hardware::Registers>(
+        &self,
+        queue: &NvmeQueue<R>,
+    ) -> crate::disk::nvme::NvmeDisk<R> {
+        let Part::Namespace(namespace, _) = &self.part else { panic!("of an adapter") };
+        queue.open(namespace)
     }
 
     /// The drive on a port of an adapter.
@@ -363,7 +417,7 @@ impl Place {
 struct Looked {
     disk: Box<dyn Disk>,
     /// Advances its controller.
-    advance: Box<dyn FnMut(std::time::Duration)>,
+    advance: Box<dyn FnMut(Duration)>,
     time: CoreTime,
     clock: Clock,
 }

@@ -4,13 +4,13 @@
 //! being served. What only the configuration can mend is an error.
 
 use super::control::DiskState;
-use super::controllers::{Opener, Place, Queues};
+use super::controllers::{Opener, Place, QueueOwner, Queues};
 use super::record::Record;
 use super::steps::Steps;
 use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
 use crate::core::{Clock, Devices, ShardSeat};
-use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, Polling, SelfDriven};
+use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, SelfDriven, Way};
 use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
 use crate::disk::single::Unit;
@@ -147,8 +147,7 @@ impl Disks {
         known: Option<&Known>,
         cores: usize,
     ) -> Result<(), String> {
-        let disk = &mut self.0[number];
-        let Some(opened) = &disk.opened else { return Ok(()) };
+        let Some(opened) = &self.0[number].opened else { return Ok(()) };
         let homes = match known {
             Some(known) if known.uuid != opened.uuid => {
                 return Err(format!(
@@ -161,11 +160,26 @@ impl Disks {
                 return Err("it has another number of shards than before".to_owned());
             }
             Some(known) => known.homes.clone(),
-            None if opened.media.has_one_queue() => vec![number % cores; opened.shards],
-            None => (0..opened.shards).map(|shard| (number + shard) % cores).collect(),
+            None => {
+                let (owner, queues) = opened.media.queues(cores);
+                let mut homes = self.homes_of(owner);
+                homes.extend((0..cores).map(|core| (number + core) % cores));
+                let mut seen = vec![false; cores];
+                homes.retain(|core| !std::mem::replace(&mut seen[*core], true));
+                homes.truncate(queues);
+                homes.into_iter().cycle().take(opened.shards).collect()
+            }
         };
+        let disk = &mut self.0[number];
         disk.homes = Some(homes);
         Ok(())
+    }
+
+    /// Cores that have shards behind the same few queues.
+    fn homes_of(&self, owner: Option<QueueOwner>) -> Vec<usize> {
+        let is_it = |opened: &Opened| owner.is_some() && opened.media.queues(usize::MAX).0 == owner;
+        let of_it = self.0.iter().filter(|disk| disk.opened.as_ref().is_some_and(is_it));
+        of_it.filter_map(|disk| disk.homes.as_ref()).flatten().copied().collect()
     }
 
     /// What to remember of a disk, if it was opened.
@@ -194,20 +208,34 @@ impl Disks {
         self.0.iter().map(NodeDisk::shards).sum()
     }
 
-    /// Disk, shard and core of every shard. They go round; but those of a disk that has one queue
-    /// stay together.
+    /// Disk, shard and core of every shard. They go round; but those behind few queues share as
+    /// many cores.
     fn placed(&self, cores: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         let mut placed = Vec::with_capacity(self.shards());
         let mut next = 0;
+        // Owners of few queues: their first cores, and how many shards they have.
+        let mut few: Vec<(QueueOwner, usize, usize)> = Vec::new();
         for (number, disk) in self.0.iter().enumerate() {
             if let Some(homes) = &disk.homes {
                 placed.extend(homes.iter().enumerate().map(|(shard, core)| (number, shard, *core)));
                 continue;
             }
-            let is_one = disk.opened.as_ref().is_some_and(|opened| opened.media.has_one_queue());
-            for shard in 0..disk.shards() {
-                placed.push((number, shard, next % cores));
-                next += usize::from(!is_one || shard + 1 == disk.shards());
+            let Some(opened) = &disk.opened else { continue };
+            let (Some(owner), queues) = opened.media.queues(cores) else {
+                placed.extend((0..opened.shards).map(|n| (number, n, (next + n) % cores)));
+                next += opened.shards;
+                continue;
+            };
+            let known = few.iter().position(|(known, ..)| *known == owner);
+            let at = known.unwrap_or_else(|| {
+                few.push((owner, next, 0));
+                next += queues.min(opened.shards);
+                few.len() - 1
+            });
+            let (_, first, shards) = &mut few[at];
+            for shard in 0..opened.shards {
+                placed.push((number, shard, (*first + *shards % queues) % cores));
+                *shards += 1;
             }
         }
         placed.into_iter()
@@ -266,15 +294,21 @@ impl Disks {
         })
     }
 
-    /// Disks that are served and that the kernel does not poll though their devices have queues for
+    /// Disks of the kernel's that are served and that it does not poll though they have queues for
     /// it: their paths, and why.
-    pub(super) fn unpolled(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.kernel_files().filter_map(|(path, file)| Some((path, file.refused()?)))
+    }
+
+    /// Disks of the kernel's that are served: their paths, and by which way.
+    pub(super) fn ways(&self) -> impl Iterator<Item = (&str, &Way)> {
+        self.kernel_files().map(|(path, file)| (path, file.way()))
+    }
+
+    fn kernel_files(&self) -> impl Iterator<Item = (&str, &KernelFile)> {
         let served = self.0.iter().filter(|disk| disk.offline.is_none());
         served.filter_map(|disk| match &disk.opened.as_ref()?.media {
-            Media::Kernel(file, _) => match file.polling() {
-                Polling::Refused(why) => Some((disk.path.as_str(), why.as_str())),
-                Polling::No | Polling::Yes => None,
-            },
+            Media::Kernel(file, _) => Some((disk.path.as_str(), &**file)),
             Media::Ram(_) | Media::Device(_) => None,
         })
     }
@@ -286,8 +320,9 @@ impl Disks {
             let of_it: Vec<&TimedShard> =
                 timed.iter().filter(|shard| shard.disk == number).collect();
             let rotational = of_it.first()?.rotational;
-            let latencies = of_it.into_iter().map(|shard| Arc::clone(&shard.latencies)).collect();
-            Some(Watched { name: disk.path.clone(), rotational, latencies })
+            let latencies = of_it.iter().map(|shard| Arc::clone(&shard.latencies)).collect();
+            let way = of_it.first()?.way.clone();
+            Some(Watched { name: disk.path.clone(), rotational, latencies, way })
         });
         watched.collect()
     }
@@ -351,9 +386,15 @@ impl DiskConfig {
 }
 
 impl Media {
-    /// Whether all of its shards belong on one core.
-    fn has_one_queue(&self) -> bool {
-        matches!(self, Self::Device(place) if place.has_one_queue())
+    /// On how many of so many cores its shards can be; and with whom it shares that, if not all.
+    fn queues(&self, cores: usize) -> (Option<QueueOwner>, usize) {
+        match self {
+            Self::Device(place) => match place.queues() {
+                (_, queues) if queues >= cores => (None, cores),
+                (owner, queues) => (Some(owner), queues),
+            },
+            Self::Kernel(..) | Self::Ram(_) => (None, cores),
+        }
     }
 }
 
@@ -511,6 +552,8 @@ pub(super) struct TimedShard {
     disk: usize,
     rotational: bool,
     latencies: Arc<Latencies>,
+    /// Of a disk of the kernel's.
+    way: Option<Way>,
 }
 
 /// What a core mounts its shards with.
@@ -525,10 +568,10 @@ pub(super) struct Mounter<'a> {
 
 impl Mounter<'_> {
     /// Has the disk of a shard timed.
-    fn timed(&mut self, seat: &ShardSeat, data: Box<dyn Disk>) -> Box<dyn Disk> {
+    fn timed(&mut self, seat: &ShardSeat, data: Box<dyn Disk>, way: Option<Way>) -> Box<dyn Disk> {
         let (disk, rotational) = (seat.disk, data.info().rotational);
         let latencies = Arc::<Latencies>::default();
-        self.timed.push(TimedShard { disk, rotational, latencies: Arc::clone(&latencies) });
+        self.timed.push(TimedShard { disk, rotational, latencies: Arc::clone(&latencies), way });
         Box::new(Timed::new(data, self.devices.time(), latencies))
     }
 }
@@ -610,7 +653,11 @@ pub(super) fn begin_mount(
         }
         Media::Device(place) => (around.queues.open(place), None, seat.shard as u16),
     };
-    let data = if matches!(media, Media::Ram(_)) { data } else { around.timed(seat, data) };
+    let data = match media {
+        Media::Ram(_) => data,
+        Media::Kernel(file, _) => around.timed(seat, data, Some(file.way().clone())),
+        Media::Device(_) => around.timed(seat, data, None),
+    };
     let payload_max = if matches!(media, Media::Ram(_)) { 0 } else { PAYLOAD_MAX };
     let options = OpenOptions {
         cache_bytes,
@@ -622,94 +669,4 @@ pub(super) fn begin_mount(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dma::Arena;
-    use crate::node::PortalConfig;
-    use crate::vfio::Vfio;
-
-    fn config(shards: &[u32]) -> NodeConfig {
-        let source = |&shards: &u32| DiskSource::Ram { size: 64 << 20, shards };
-        let disk =
-            |shards| DiskConfig { source: source(shards), journal: None, zero_on_free: false };
-        NodeConfig {
-            name: "test".into(),
-            nqn: "nqn.2026-11.io.basalt:test".into(),
-            iqn: "iqn.2026-11.io.basalt:test".into(),
-            cores: vec![0, 1],
-            poll: false,
-            no_iommu: false,
-            buffers_per_core: 0,
-            metadata_cache: 0,
-            disks: shards.iter().map(disk).collect(),
-            portals: Vec::<PortalConfig>::new(),
-            max_connections: 8,
-        }
-    }
-
-    fn open(config: &NodeConfig) -> Disks {
-        let arena = Arena::new(4 << 20, 1).unwrap();
-        let pool = Rc::new(arena.pool(0));
-        let vfio = Vfio::new(crate::vfio::Options::default());
-        let mut opener = Opener::new(vfio, &arena, Clock::start(), 2);
-        Disks::open(config, &mut opener, &pool).ok().unwrap()
-    }
-
-    #[test]
-    fn shards_that_remain_close_up_as_their_cores_do() {
-        let mut disks = open(&config(&[1, 3, 2]));
-        disks.fail(1, "gone".into());
-        let states = disks.states(2);
-        assert!(states[1].shards.is_empty() && states[1].offline.is_some());
-        let mut seen = 0;
-        for core in 0..2 {
-            let kept =
-                disks.seats(core, 2).into_iter().filter(|(seat, _)| disks.is_served(seat.disk));
-            for (position, (seat, _)) in kept.enumerate() {
-                let address = ShardAddress { core: core as u16, shard: position as u16 };
-                assert_eq!(states[seat.disk].shards[seat.shard], address);
-                seen += 1;
-            }
-        }
-        assert_eq!(seen, 3);
-    }
-
-    #[test]
-    fn shards_of_a_drive_with_one_queue_share_a_core() {
-        let mut disks = open(&config(&[1, 3, 2]));
-        for (disk, port) in [(1, 5), (2, 0)] {
-            let opened = disks.0[disk].opened.as_mut().unwrap();
-            opened.media = Media::Device(Place::on_port(7, port));
-        }
-        let cores: Vec<usize> = disks.placed(2).map(|(_, _, core)| core).collect();
-        assert_eq!(cores, [0, 1, 1, 1, 0, 0]);
-        assert!(disks.uses(1, 2, (7, Some(5))) && !disks.uses(0, 2, (7, Some(5))));
-        assert!(disks.uses(0, 2, (7, Some(0))) && !disks.uses(1, 2, (7, Some(0))));
-        assert!(!disks.uses(0, 2, (6, Some(0))));
-        let states = disks.states(2);
-        let places = |disk: usize| states[disk].shards.iter().map(|at| (at.core, at.shard));
-        assert!(places(1).eq([(1, 0), (1, 1), (1, 2)]));
-        assert!(places(2).eq([(0, 1), (0, 2)]));
-    }
-
-    #[test]
-    fn each_disk_is_zeroed_or_not() {
-        let mut config = config(&[2, 1]);
-        config.disks[1].zero_on_free = true;
-        let disks = open(&config);
-        let seats: Vec<_> = (0..2).flat_map(|core| disks.seats(core, 2)).collect();
-        assert_eq!(seats.len(), 3);
-        assert!(seats.iter().all(|(seat, source)| source.zero_on_free == (seat.disk == 1)));
-    }
-
-    #[test]
-    fn a_node_without_any_disk_is_told_of_each() {
-        let mut disks = open(&config(&[1, 1]));
-        disks.fail(0, "unplugged".into());
-        assert!(disks.check_any_served().is_ok());
-        disks.fail(1, "truncated".into());
-        disks.fail(1, "another shard's reason".into());
-        let error = disks.check_any_served().unwrap_err().to_string();
-        assert!(error.contains("unplugged") && error.contains("truncated"), "{error}");
-    }
-}
+mod tests;

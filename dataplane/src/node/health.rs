@@ -15,11 +15,15 @@ impl HealthWatch {
         Self { name: name.to_owned(), last: None, concerns: Vec::new() }
     }
 
-    /// Looks at what a drive said last; cheap where it said nothing new.
-    pub(crate) fn see(&mut self, health: Health, note: &mut dyn FnMut(Severity, &str, String)) {
+    /// Looks at what a drive said last, and whether that is anything new; cheap where it is not.
+    pub(crate) fn see(
+        &mut self,
+        health: Health,
+        note: &mut dyn FnMut(Severity, &str, String),
+    ) -> bool {
         let before = self.last.replace(health);
         if before == Some(health) {
-            return;
+            return false;
         }
         let concerns = health.concerns(&self.concerns);
         for concern in &concerns {
@@ -37,6 +41,7 @@ impl HealthWatch {
             note(Severity::Info, "disk.health", self.text(&text, &health));
         }
         self.concerns = concerns;
+        true
     }
 
     fn text(&self, what: &str, health: &Health) -> String {

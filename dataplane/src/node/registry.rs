@@ -1,8 +1,9 @@
 //! Counters of all cores, for whoever reads them: the cores write, this only points at them.
 
 use super::space::{Room, RoomLeft};
-use super::{CoreCounters, DiskCounters, OperationCounters, Snapshot, VolumeCounters};
+use super::{CoreCounters, DiskCounters, DriveInfo, OperationCounters, Snapshot, VolumeCounters};
 use crate::core::CoreStats;
+use crate::disk::kernel::{Access, Way};
 use crate::volume::VolumeStats;
 use nvmeof_target::io::Now;
 use nvmeof_target::target::Health;
@@ -26,6 +27,10 @@ struct Inner {
     /// What each core did for volumes that are gone: totals never fall.
     gone: Vec<Served>,
     disks: Vec<Vec<DiskCounters>>,
+    /// Disks of controllers that the node drives itself, by the core that knows of them.
+    drives: BTreeMap<u16, Vec<(String, DriveInfo)>>,
+    /// Disks of the kernel's, by their paths.
+    ways: BTreeMap<String, Way>,
 }
 
 /// Operations and bytes of reads and of writes.
@@ -121,6 +126,28 @@ impl Registry {
         if let Some(shard) = self.lock().disks.get_mut(disk).and_then(|shards| shards.first_mut()) {
             shard.offline = false;
         }
+    }
+
+    /// What the controllers and drives at home on a core say of themselves, all of them.
+    pub(crate) fn set_drives(&self, core: u16, drives: Vec<(String, DriveInfo)>) {
+        self.lock().drives.insert(core, drives);
+    }
+
+    /// What a disk says of itself, if the node drives it by itself.
+    pub(crate) fn drive(&self, path: &str) -> Option<DriveInfo> {
+        let inner = self.lock();
+        let mut all = inner.drives.values().flatten();
+        all.find(|(name, _)| name == path).map(|(_, drive)| drive.clone())
+    }
+
+    /// How a disk of the kernel's is accessed from now on.
+    pub(crate) fn set_way(&self, path: &str, way: &Way) {
+        self.lock().ways.insert(path.to_owned(), way.clone());
+    }
+
+    /// How it is accessed now.
+    pub(crate) fn access(&self, path: &str) -> Option<Access> {
+        self.lock().ways.get(path).map(Way::access)
     }
 
     /// Free bytes of a disk.
@@ -320,5 +347,31 @@ mod tests {
         registry.set_offline(2, "gone");
         let dead = registry.health(Now::ZERO);
         assert!(!dead.space_low && dead.degraded && dead.read_only);
+    }
+
+    #[test]
+    fn drives_are_known_by_the_disks_names_while_they_are_there() {
+        let registry = Registry::default();
+        let drive = |serial: &str| DriveInfo {
+            model: "m".into(),
+            serial: serial.into(),
+            firmware: "f".into(),
+            size: 1,
+            health: None,
+        };
+        registry
+            .set_drives(0, vec![("pci:a/1".into(), drive("1")), ("pci:a/2".into(), drive("2"))]);
+        registry.set_drives(1, vec![("pci:b/0".into(), drive("3"))]);
+        let serial = |path: &str| registry.drive(path).map(|drive| drive.serial);
+        assert_eq!(serial("pci:a/2").as_deref(), Some("2"));
+        assert_eq!(serial("pci:b/0").as_deref(), Some("3"));
+        registry.set_drives(0, Vec::new());
+        assert_eq!((serial("pci:a/2"), serial("pci:a")), (None, None));
+        let way = Way::new(Access::Polled);
+        registry.set_way("/dev/x", &way);
+        assert_eq!(registry.access("/dev/x").unwrap().to_string(), "kernel polled");
+        way.leave(String::new);
+        assert_eq!(registry.access("/dev/x").unwrap().to_string(), "kernel");
+        assert_eq!(registry.access("/dev/y"), None);
     }
 }

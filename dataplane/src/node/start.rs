@@ -103,7 +103,8 @@ fn finish(
     let registry = Registry::default();
     tell_offline(&disks, &registry, &events);
     tell_growable(&disks, &events);
-    tell_unpolled(&disks, &events);
+    tell_refused(&disks, &events);
+    disks.ways().for_each(|(path, way)| registry.set_way(path, way));
     let (calls, inbox) = unbounded();
     let (listeners, addresses) = super::exports::portals(config, listeners);
     let cores = config.cores.len();
@@ -212,11 +213,10 @@ fn tell_growable(disks: &Disks, events: &EventLog) {
     }
 }
 
-/// Tells the operator of disks that the kernel does not poll though it could.
-fn tell_unpolled(disks: &Disks, events: &EventLog) {
-    for (path, why) in disks.unpolled() {
-        let text = format!("disk {path} is driven with interrupts: {why}");
-        events.note(Severity::Warning, "disk.unpolled", text);
+/// Tells the operator of disks of the kernel's that might be accessed in a better way.
+pub(super) fn tell_refused(disks: &Disks, events: &EventLog) {
+    for (path, why) in disks.refused() {
+        events.note(Severity::Warning, "disk.unpolled", super::watch::way_lost(path, why));
     }
 }
 

@@ -4,7 +4,7 @@
 use super::health::HealthWatch;
 use super::slow::{Period, SlowWatch, Verdict};
 use super::{EventLog, Severity};
-use crate::disk::kernel;
+use crate::disk::kernel::{self, Way};
 use crate::disk::latency::{Distribution, Latencies};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::path::PathBuf;
@@ -22,6 +22,13 @@ pub(super) struct Watched {
     pub(super) rotational: bool,
     /// Of each of its shards.
     pub(super) latencies: Vec<Arc<Latencies>>,
+    /// Of a disk of the kernel's; taken when it was told that it has been left.
+    pub(super) way: Option<Way>,
+}
+
+/// What is told of a disk that is not accessed in a way that it might be.
+pub(super) fn way_lost(path: &str, why: &str) -> String {
+    format!("disk {path} is driven with interrupts: {why}")
 }
 
 /// Starts the thread. It takes disks that come later, each in place of its former self, and ends
@@ -62,6 +69,7 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.compare();
+            self.tell_ways();
             if periods % SMART_PERIODS == 0 {
                 self.ask();
             }
@@ -113,6 +121,15 @@ impl Watch {
         }
     }
 
+    /// Tells of each disk once that the kernel accesses it no longer as it did.
+    fn tell_ways(&mut self) {
+        for disk in &mut self.disks {
+            let Some(why) = disk.way.as_ref().and_then(Way::left) else { continue };
+            self.log.note(Severity::Warning, "disk.unpolled", way_lost(&disk.name, why));
+            disk.way = None;
+        }
+    }
+
     fn ask(&mut self) {
         let log = &self.log;
         for (disk, watch) in self.disks.iter().zip(&mut self.health) {
@@ -134,6 +151,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::kernel::Access;
 
     #[test]
     fn a_slow_disk_makes_an_event() {
@@ -142,6 +160,7 @@ mod tests {
                 name: format!("disk-{number}"),
                 rotational: false,
                 latencies: vec![Arc::default(), Arc::default()],
+                way: None,
             })
             .collect();
         let all: Vec<_> = disks.iter().map(|disk| disk.latencies.clone()).collect();
@@ -157,5 +176,36 @@ mod tests {
         let events = log.since(0);
         assert_eq!(events.len(), 1, "{events:?}");
         assert!(events[0].kind == "disk.slow" && events[0].text.contains("disk-2"), "{events:?}");
+    }
+
+    #[test]
+    fn a_way_that_was_left_makes_one_event() {
+        let polled = Way::new(Access::Polled);
+        let other = Way::new(Access::Polled);
+        let disk = |name: &str, way: &Way| Watched {
+            name: name.into(),
+            rotational: false,
+            latencies: Vec::new(),
+            way: Some(way.clone()),
+        };
+        let log = EventLog::new(|| 0);
+        let mut watch = Watch::new(vec![disk("a", &polled), disk("b", &other)], log.clone());
+        watch.tell_ways();
+        assert!(log.since(0).is_empty());
+        polled.leave(|| "refused".into());
+        (0..3).for_each(|_| watch.tell_ways());
+        other.leave(|| "status 0x2".into());
+        (0..3).for_each(|_| watch.tell_ways());
+        let events = log.since(0);
+        let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+        assert_eq!(kinds, ["disk.unpolled", "disk.unpolled"]);
+        assert!(events[0].text.contains("disk a is driven with interrupts: refused"));
+        assert!(events[1].text.contains("disk b") && events[1].text.contains("0x2"));
+        // One that is opened anew may leave its way again.
+        let again = Way::new(Access::Polled);
+        watch.add(disk("a", &again));
+        again.leave(|| "refused".into());
+        watch.tell_ways();
+        assert_eq!(log.since(0).len(), 3);
     }
 }

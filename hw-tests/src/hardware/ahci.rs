@@ -104,7 +104,9 @@ pub(crate) fn serve(maker: &mut Maker) -> Result<Outcome> {
             grep -q 'a program drives it' /tmp/refused
             $B disk list --output json > /tmp/list
             jq -e '.[] | select(.name == \"pci:0000:01:00.0/0\") | .driver == \"vfio-pci\"
-                and .used_by == \"the running node\" and (.cores | length) == 1' /tmp/list
+                and .used_by == \"the running node\" and (.cores | length) == 1
+                and .access == \"basalt\" and .serial == \"SATA10\"
+                and .health.temperature != null' /tmp/list
             ! $B events | grep -E 'disk.reset|disk.lost'
             nvme disconnect-all
             stop

@@ -19,7 +19,10 @@ pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
             [ $(cat /sys/block/nvme0n1/queue/io_poll) = 1 ]
             $C conformance /dev/nvme0n1",
         )?;
-        ensure!(printed.contains("polling: Yes") && printed.contains("passed"), "{printed}");
+        ensure!(
+            printed.contains("access: kernel polled,") && printed.contains("passed"),
+            "{printed}"
+        );
         let device = machine.run(
             r#"# serve
             $B disk format /dev/nvme0n1 --shards 2 --force
@@ -46,6 +49,7 @@ pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
                 --iodepth=8 --ioengine=libaio --direct=1 > /tmp/fio || {{ cat /tmp/fio; false; }}
             after=$(interrupts)
             ! $B events | grep disk.unpolled
+            $B disk list /dev/nvme0n1 | grep -q 'kernel polled'
             nvme disconnect-all
             stop
             $B disk check /dev/nvme0n1 > /dev/null

@@ -153,7 +153,8 @@ pub(crate) fn first(maker: &mut Maker) -> Result<Outcome> {
             grep -q 'a program drives it' /tmp/refused
             $B disk list --output json | jq -e '.[] | select(.pci == \"0000:01:00.0\")
                 | .driver == \"vfio-pci\" and .used_by == \"the running node\"
-                and (.cores | length) > 0'
+                and (.cores | length) > 0 and .access == \"basalt\" and .serial == \"SSD1\"
+                and .verdict == \"good\" and .health.temperature != null'
             nvme disconnect-all
             stop
             $B disk check pci:0000:01:00.0

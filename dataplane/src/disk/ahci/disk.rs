@@ -6,6 +6,7 @@ use super::drive::DriveFacts;
 use super::options::Trouble;
 use super::port::{Port, PortCounters};
 use crate::hardware::{CoreTime, Registers};
+use crate::node::DriveInfo;
 use crate::uring::Waker;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -139,6 +140,14 @@ impl<R: Registers> AhciPort<R> {
     #[must_use]
     pub fn health(&self) -> Option<Health> {
         self.with(|port| port.health)
+    }
+
+    /// What the drive says of itself and of how it fares.
+    #[must_use]
+    pub fn drive_info(&self) -> DriveInfo {
+        let DriveFacts { model, serial, firmware, blocks, block_shift, .. } = self.facts();
+        let (size, health) = (blocks << block_shift, self.health());
+        DriveInfo { model, serial, firmware, size, health }
     }
 
     /// What the port has counted.

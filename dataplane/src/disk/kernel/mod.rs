@@ -8,7 +8,7 @@
 //! parameter `poll_queues` of the kernel's driver) reads and writes go by a ring of their own, with
 //! `IORING_SETUP_IOPOLL`: [`Disk::poll`] then makes a system call, in which the kernel looks at the
 //! device, while any is in flight. Flushes and the like go by the core's ring. Where the kernel
-//! does not poll after all, everything does.
+//! does not poll after all, everything does ([`Way::left`]).
 //!
 //! What it does not do: buffered I/O, NVMe passthrough.
 
@@ -18,13 +18,15 @@ mod probe;
 mod smart;
 #[cfg(test)]
 mod tests;
+mod way;
 
 pub use devices::{DeviceEntry, list_devices};
 pub use open::{
-    Allocation, FileId, KernelFile, KernelOptions, OpenError, Polling, create_file, extend_file,
+    Allocation, FileId, KernelFile, KernelOptions, OpenError, create_file, extend_file,
     reserve_file,
 };
 pub use smart::health;
+pub use way::{Access, Way};
 
 use super::{Completion, Disk, Error, Info, Op, Tag};
 use crate::uring::{FileDone, FileQueue, Ring};
@@ -39,8 +41,8 @@ pub struct KernelDisk {
     file: FileQueue,
     /// For reads and writes, if the kernel polls for them. The queue goes before its ring.
     polled: Option<(FileQueue, Ring)>,
-    /// The kernel did not take a read or write to poll for: no more are given to it.
-    is_unpolled: bool,
+    /// Of the whole file: once it is left no read or write is polled for.
+    way: Way,
     /// Ended without reaching the kernel, for the device has failed.
     refused: Vec<Completion>,
     /// Of the whole file: a flush that failed for one core may have lost what another wrote.
@@ -60,10 +62,10 @@ impl KernelDisk {
         info: Info,
         file: FileQueue,
         polled: Option<(FileQueue, Ring)>,
-        has_failed: Arc<AtomicBool>,
+        (has_failed, way): (Arc<AtomicBool>, Way),
     ) -> Self {
         let refused = Vec::with_capacity(info.queue_depth);
-        Self { info, file, polled, is_unpolled: false, refused, has_failed }
+        Self { info, file, polled, way, refused, has_failed }
     }
 
     /// The next read or write that the kernel has polled for.
@@ -75,7 +77,7 @@ impl KernelDisk {
             if !done.result.as_ref().is_err_and(is_refused) {
                 return Some(done);
             }
-            self.is_unpolled = true;
+            self.way.leave(|| UNPOLLED.to_owned());
             self.file.submit(done.tag, done.op);
         }
     }
@@ -120,7 +122,9 @@ impl Disk for KernelDisk {
             return;
         }
         match (&mut self.polled, &op) {
-            (Some((polled, _)), Op::Read { .. } | Op::Write { .. }) if !self.is_unpolled => {
+            (Some((polled, _)), Op::Read { .. } | Op::Write { .. })
+                if self.way.left().is_none() =>
+            {
                 polled.submit(tag, op);
             }
             _ => self.file.submit(tag, op),
@@ -152,6 +156,8 @@ impl Disk for KernelDisk {
         self.polled.as_ref().is_some_and(|(polled, _)| polled.in_flight() > 0)
     }
 }
+
+const UNPOLLED: &str = "the kernel does not poll for its reads and writes";
 
 /// A kernel disk with a ring of its own, turned by [`Disk::poll`]: for tools and tests, which have
 /// no reactor.

@@ -2,6 +2,7 @@
 
 use super::KernelDisk;
 use super::probe::{DeviceFacts, DeviceId, mount_point};
+use super::way::{Access, Way};
 use crate::disk::Info;
 use crate::uring::{FileModes, FileQueue, Ring, RingOptions};
 use rustix::fs::{
@@ -120,26 +121,8 @@ pub struct KernelFile {
     base: u64,
     has_failed: Arc<AtomicBool>,
     id: FileId,
-    polling: Polling,
-}
-
-/// Whether the kernel polls the device for reads and writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Polling {
-    /// It has no queues for that, or it is a file.
-    No,
-    /// It does.
-    Yes,
-    /// It has, and the kernel gives us no ring for it: why.
-    Refused(String),
-}
-
-/// Of a device with queues that have no interrupts.
-fn polling() -> Polling {
-    match Ring::new(POLLED) {
-        Ok(_) => Polling::Yes,
-        Err(error) => Polling::Refused(error.to_string()),
-    }
+    way: Way,
+    refused: Option<String>,
 }
 
 /// A ring for reads and writes that the kernel polls for.
@@ -187,21 +170,36 @@ impl KernelFile {
         }
         let id = FileId(is_device.then(|| DeviceId::of(stat.st_rdev)));
         let is_polled = is_device && DeviceFacts::of(stat.st_rdev).io_poll;
-        let polling = if is_polled { polling() } else { Polling::No };
-        let has_failed = Arc::default();
-        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed, id, polling })
+        let refused = is_polled.then(|| Ring::new(POLLED).err()).flatten();
+        let refused = refused.map(|error| error.to_string());
+        let access = if is_polled && refused.is_none() { Access::Polled } else { Access::Plain };
+        let (has_failed, way) = (Arc::default(), Way::new(access));
+        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed, id, way, refused })
     }
 
-    /// Whether the kernel polls it.
+    /// By which way reads and writes go; it may be left while the disk is in use.
     #[must_use]
-    pub fn polling(&self) -> &Polling {
-        &self.polling
+    pub fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// Why the kernel does not poll it, if it has queues for that.
+    #[must_use]
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// Has the kernel asked to poll it, whatever it says of itself.
     #[cfg(test)]
     pub(super) fn poll_anyway(&mut self) {
-        self.polling = polling();
+        self.way = Way::new(Access::Polled);
+    }
+
+    /// Lets the kernel buffer it, for which it then cannot poll.
+    #[cfg(test)]
+    pub(super) fn buffer(&self) {
+        let flags = rustix::fs::fcntl_getfl(&self.fd).unwrap();
+        rustix::fs::fcntl_setfl(&self.fd, flags - OFlags::DIRECT).unwrap();
     }
 
     /// Which device it is.
@@ -233,11 +231,15 @@ impl KernelFile {
     /// for have a ring of their own, which the disk turns.
     #[must_use]
     pub fn attach(&self, ring: &Ring) -> KernelDisk {
-        // Without it the device interrupts.
-        let polled = if self.polling == Polling::Yes { Ring::new(POLLED).ok() } else { None };
+        let polled = if self.way.access() == Access::Polled {
+            let made = Ring::new(POLLED);
+            made.map_err(|error| self.way.leave(|| error.to_string())).ok()
+        } else {
+            None
+        };
         let polled = polled.map(|ring| (self.queue(&ring), ring));
-        let has_failed = Arc::clone(&self.has_failed);
-        KernelDisk::new(self.info.clone(), self.queue(ring), polled, has_failed)
+        let shared = (Arc::clone(&self.has_failed), self.way.clone());
+        KernelDisk::new(self.info.clone(), self.queue(ring), polled, shared)
     }
 
     fn queue(&self, ring: &Ring) -> FileQueue {

@@ -105,10 +105,39 @@ fn a_file_that_the_kernel_is_asked_to_poll_conforms() {
     if has_direct_io(&path) {
         conformance::run(&mut || {
             let mut file = open(&path).unwrap();
-            assert_eq!(file.polling(), &Polling::No);
+            assert_eq!((file.way().access(), file.refused()), (Access::Plain, None));
             file.poll_anyway();
             Box::new(SelfDriven::new(&file, ring()))
         });
+    }
+}
+
+/// What the kernel refuses to poll for goes on by the other way, and whoever looks is told.
+#[test]
+fn a_way_that_the_kernel_refuses_is_left() {
+    let scratch = Scratch::new("refused");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let mut file = open(&path).unwrap();
+    file.poll_anyway();
+    file.buffer();
+    assert_eq!((file.way().access(), file.way().left()), (Access::Polled, None));
+    let pool = Arena::new(2 << 20, 1).unwrap().pool(0);
+    let mut disks = [0, 1].map(|_| SelfDriven::new(&file, ring()));
+    let mut done = Vec::with_capacity(2);
+    for (disk, tag) in disks.iter_mut().zip(1..) {
+        for part in 0..2 {
+            disk.submit(tag, Op::Read { offset: part * 4096, buf: pool.alloc(4096).unwrap() });
+        }
+        while disk.in_flight() > 0 {
+            disk.poll(&mut done);
+            assert!(done.drain(..).all(|done| (done.tag, done.result) == (tag, Ok(()))));
+        }
+        assert!(file.way().left().is_some_and(|why| why.contains("not poll")));
+        assert_eq!(file.way().access(), Access::Plain);
+        assert!(!disk.must_poll(), "the kernel wakes whoever sleeps");
     }
 }
 

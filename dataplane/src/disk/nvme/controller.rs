@@ -12,6 +12,7 @@
 //! may not obey is the drop of its [`Device`]: then it reaches memory no more, and only then do the
 //! queues let go of the buffers in flight.
 
+use super::super::health::Health;
 use super::admin::{self, Admin, Ended};
 use super::disk::NvmeSeat;
 use super::link::{Link, Phase, Plea};
@@ -22,6 +23,7 @@ use super::registers::{ControllerRegisters, Doorbell};
 use super::steps::{ShadowMemory, Step};
 use crate::dma::{DeviceMemory, PAGE};
 use crate::hardware::{Device, DeviceError, Presence, Registers, ResetError};
+use crate::node::DriveInfo;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,8 @@ const STABLE_AFTER: Duration = Duration::from_secs(30);
 const EVENTS_MAX: usize = 256;
 /// Completions of the admin queue in one poll.
 const ADMIN_REAP_MAX: usize = 16;
+/// A controller that asks for more time until it is ready does not get it.
+const READY_MAX: Duration = Duration::from_secs(600);
 /// A shutdown that takes longer is no longer waited for.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -238,9 +242,35 @@ impl<D: Device> NvmeController<D> {
         self.logs.health.as_deref()
     }
 
+    /// What the controller says of itself, with the size of a namespace; once it has told.
+    #[must_use]
+    pub fn drive_info(&self, namespace: &Namespace) -> Option<DriveInfo> {
+        let identity = self.identity()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let facts = namespace.facts();
+        Some(DriveInfo {
+            model: text(&identity.model),
+            serial: text(&identity.serial),
+            firmware: text(&identity.firmware),
+            size: facts.blocks << facts.block_shift,
+            health: self.health().map(Health::from_nvme),
+        })
+    }
+
     /// An I/O queue for one core, once it runs: as many as asked for, or fewer where it has fewer.
     pub fn take_seat(&mut self) -> Option<NvmeSeat<D>> {
         self.seats.pop_front()
+    }
+
+    /// Takes a queue back that a core has let go of, for another core.
+    pub fn return_seat(&mut self, seat: NvmeSeat<D>) {
+        self.seats.push_front(seat);
+    }
+
+    /// I/O queues that nobody has taken.
+    #[must_use]
+    pub fn seats(&self) -> usize {
+        self.seats.len()
     }
 
     /// What there is to tell, oldest first.
@@ -251,6 +281,18 @@ impl<D: Device> NvmeController<D> {
     /// Has the health log read soon, not only when it is due.
     pub fn refresh_health(&mut self) {
         self.next_health = Duration::ZERO;
+    }
+
+    /// What it asks for to become ready with its media: CRTO.CRWMT where it has that (sections
+    /// 3.1.3.1, 3.1.3.22), since CAP.TO ends at 127.5 s. No less than CAP.TO, no more than ten
+    /// minutes.
+    #[must_use]
+    pub fn ready_timeout(&self) -> Duration {
+        if !self.capabilities.ready_with_media() {
+            return self.idle_timeout();
+        }
+        let units = u32::from(self.registers.ready_timeouts().with_media());
+        (Duration::from_millis(500) * units).clamp(self.idle_timeout(), READY_MAX)
     }
 
     /// When it wants to be polled even if nothing comes.
@@ -360,7 +402,7 @@ impl<D: Device> NvmeController<D> {
         if configuration.enable() {
             self.registers.configure(configuration.with_enable(false).with_shutdown(0));
         }
-        self.state = State::Disabling { until: now + self.ready_timeout() };
+        self.state = State::Disabling { until: now + self.idle_timeout() };
         Ok(())
     }
 
@@ -438,7 +480,9 @@ impl<D: Device> NvmeController<D> {
             .with_command_set(command_set)
             .with_submission_entry(6)
             .with_completion_entry(4);
+        // Without CRIME: a namespace whose media are not ready is of no use to us. CAP.TO follows.
         self.registers.configure(configuration);
+        self.capabilities = self.registers.capabilities().ok_or(Trouble::Removed)?;
         self.registers.configure(configuration.with_enable(true));
         self.state = State::Enabling { until: now + self.ready_timeout() };
         Ok(())
@@ -477,8 +521,8 @@ impl<D: Device> NvmeController<D> {
         if now >= until { Err(Trouble::NotReady(true)) } else { Ok(false) }
     }
 
-    /// What the controller asks for to become ready or unready (CAP.TO), one second at least.
-    fn ready_timeout(&self) -> Duration {
+    /// What the controller asks for to become unready (CAP.TO), one second at least.
+    fn idle_timeout(&self) -> Duration {
         Duration::from_millis(500) * u32::from(self.capabilities.timeout()).max(2)
     }
 

@@ -1,7 +1,7 @@
 //! What a core has of a controller: a queue, and disks on it.
 
 use super::super::{Completion, Disk, Info, Op, Tag, WriteData};
-use super::link::Link;
+use super::link::{Link, PhaseWord};
 use super::namespace::Namespace;
 use super::queue::{Queue, QueueCounters, QueueParts};
 use super::request::{Stage, Target};
@@ -20,6 +20,8 @@ pub struct NvmeSeat<D: Device> {
     pub(super) link: Arc<Link>,
     pub(super) place: usize,
     pub(super) interrupt: Option<D::Interrupt>,
+    /// The phase in which the rings were used last, if they were.
+    pub(super) used_in: Option<PhaseWord>,
 }
 
 impl<D: Device> NvmeSeat<D> {
@@ -36,7 +38,7 @@ impl<D: Device> NvmeSeat<D> {
     pub fn attach(self, waker: Waker, time: CoreTime) -> NvmeQueue<D::Registers> {
         self.link.attach(self.place, waker);
         let honours_fua = self.parts.options.honours_fua;
-        let queue = Queue::new(self.parts, self.link, self.place, time);
+        let queue = Queue::new(self.parts, self.link, (self.place, self.used_in), time);
         NvmeQueue::new(self.name, honours_fua, queue)
     }
 }
@@ -47,7 +49,7 @@ pub struct NvmeQueue<R: Registers>(Rc<Shared<R>>);
 struct Shared<R: Registers> {
     name: String,
     honours_fua: bool,
-    /// There until the last handle goes.
+    /// There until the last handle goes, or the queue to another core.
     queue: RefCell<Option<Queue<R>>>,
 }
 
@@ -59,7 +61,9 @@ impl<R: Registers> Clone for NvmeQueue<R> {
 
 impl<R: Registers> Drop for Shared<R> {
     fn drop(&mut self) {
-        self.queue.take().expect("there until now").close();
+        if let Some(queue) = self.queue.take() {
+            queue.close();
+        }
     }
 }
 
@@ -67,6 +71,23 @@ impl<R: Registers> NvmeQueue<R> {
     pub(super) fn new(name: String, honours_fua: bool, queue: Queue<R>) -> Self {
         let queue = RefCell::new(Some(queue));
         Self(Rc::new(Shared { name, honours_fua, queue }))
+    }
+
+    /// Takes the queue from its core, for another, with its interrupt. `None`, and the queue is
+    /// lost, while there are other handles or disks on it, or anything is in flight.
+    #[must_use]
+    pub fn detach<D>(self, interrupt: Option<D::Interrupt>) -> Option<NvmeSeat<D>>
+    where
+        D: Device<Registers = R>,
+    {
+        let shared = Rc::into_inner(self.0)?;
+        let mut queue = shared.queue.borrow_mut();
+        if !queue.as_ref().is_some_and(Queue::is_idle) {
+            return None;
+        }
+        let (parts, link, place, word) = queue.take()?.detach();
+        let name = shared.name.clone();
+        Some(NvmeSeat { name, parts, link, place, interrupt, used_in: Some(word) })
     }
 
     /// A namespace as a disk on this queue. A namespace may have any number of disks, on any of the

@@ -198,6 +198,11 @@ impl Link {
         seat.driver.store(ATTACHED, Ordering::SeqCst);
     }
 
+    /// The queue is on no core for now.
+    pub(super) fn detach(&self, place: usize) {
+        self.seats[place].driver.store(ABSENT, Ordering::SeqCst);
+    }
+
     /// The queue is on no core any more, and leaves what the device uses.
     pub(super) fn leave(&self, place: usize, rings: Box<dyn Send>, buffers: Box<dyn Send>) {
         let is_over = matches!(self.word().phase(), Phase::Failed | Phase::Removed);
@@ -206,7 +211,7 @@ impl Link {
             left.rings.push(rings);
             left.buffers.push(buffers);
         }
-        self.seats[place].driver.store(ABSENT, Ordering::SeqCst);
+        self.detach(place);
     }
 
     pub(super) fn answer(&self, place: usize, word: PhaseWord) {

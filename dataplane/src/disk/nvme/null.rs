@@ -97,7 +97,7 @@ pub fn null_disk(
     };
     let link = Arc::new(Link::new(1));
     link.set_phase(Phase::Running);
-    let queue = NvmeQueue::new("null".into(), true, Queue::new(parts, link, 0, time));
+    let queue = NvmeQueue::new("null".into(), true, Queue::new(parts, link, (0, None), time));
     let facts = Facts {
         id: 1,
         blocks: 1 << 18,

@@ -73,7 +73,13 @@ pub struct QueueCounters {
 }
 
 impl<R: Registers> Queue<R> {
-    pub(super) fn new(parts: QueueParts<R>, link: Arc<Link>, place: usize, time: CoreTime) -> Self {
+    /// `used_in`: the phase in which the rings were used last, if they were.
+    pub(super) fn new(
+        parts: QueueParts<R>,
+        link: Arc<Link>,
+        (place, used_in): (usize, Option<PhaseWord>),
+        time: CoreTime,
+    ) -> Self {
         let depth = usize::from(parts.ring.entries()) - 1;
         let mut queue = Self {
             parts,
@@ -90,7 +96,11 @@ impl<R: Registers> Queue<R> {
             counters: QueueCounters::default(),
         };
         let word = queue.link.word();
-        // Nothing was ever in the rings: what `Clear` asks for is so.
+        // Nothing is in the rings: what `Clear` asks for is so. The controller that has been reset
+        // meanwhile begins at their start.
+        if used_in.is_some_and(|used_in| used_in != word) {
+            queue.parts.ring.restart();
+        }
         queue.word = word;
         queue.is_up = word.phase() == Phase::Running;
         queue.link.answer(queue.place, word);
@@ -123,6 +133,17 @@ impl<R: Registers> Queue<R> {
         if slot.as_ref().is_some_and(|client| client.in_flight == 0) {
             *slot = None;
         }
+    }
+
+    /// Whether nothing is in flight, or rests, or waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.slots.is_empty() && self.backlog.is_empty() && self.resting.is_empty()
+    }
+
+    /// The queue is on no core for now: what it is made of, and the phase that its rings are in.
+    pub(super) fn detach(self) -> (QueueParts<R>, Arc<Link>, usize, PhaseWord) {
+        self.link.detach(self.place);
+        (self.parts, self.link, self.place, self.word)
     }
 
     /// Ends the queue.

@@ -2,8 +2,8 @@
 
 use crate::hardware::Registers;
 use storage_spec::fabrics::{
-    Capabilities, Configuration, ControllerStatus, PROPERTY_CAP, PROPERTY_CC, PROPERTY_CSTS,
-    PROPERTY_VS,
+    Capabilities, Configuration, ControllerStatus, PROPERTY_CAP, PROPERTY_CC, PROPERTY_CRTO,
+    PROPERTY_CSTS, PROPERTY_VS, ReadyTimeouts,
 };
 use storage_spec::nvme::pci::{
     AdminQueueAttributes, REGISTER_ACQ, REGISTER_AQA, REGISTER_ASQ, REGISTER_DOORBELLS,
@@ -17,6 +17,11 @@ pub(super) trait ControllerRegisters: Registers {
     fn capabilities(&self) -> Option<Capabilities> {
         let value = self.read64(PROPERTY_CAP as usize);
         (value != u64::MAX).then(|| value.into())
+    }
+
+    /// CRTO, which controllers have that name a mode of readiness in CAP.CRMS.
+    fn ready_timeouts(&self) -> ReadyTimeouts {
+        self.read32(PROPERTY_CRTO as usize).into()
     }
 
     /// VS.

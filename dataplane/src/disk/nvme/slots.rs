@@ -31,6 +31,10 @@ impl<T> Slots<T> {
         !self.free.is_empty()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     #[cfg(test)]
     pub(super) fn used(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -420,7 +420,7 @@ impl<D: Device> NvmeController<D> {
             let vector = interrupt.as_ref().map(|_| place as u16 + 1);
             let parts = self.make_queue(place, vector, shadows.pop())?;
             let (name, link) = (self.name.clone(), self.link.clone());
-            self.seats.push_back(NvmeSeat { name, parts, link, place, interrupt });
+            self.seats.push_back(NvmeSeat { name, parts, link, place, interrupt, used_in: None });
         }
         Ok(())
     }

@@ -58,7 +58,10 @@ impl Hotplug {
         let numbers = &self.units[unit].disks;
         let mut opener = self.opener();
         let mut disks = Disks::open_late(&self.config, numbers, &mut opener, &self.pool);
-        for &number in numbers {
+        // Those that had cores keep them; others fit in.
+        let (old, new): (Vec<usize>, Vec<usize>) =
+            numbers.iter().partition(|number| self.known[**number].is_some());
+        for number in old.into_iter().chain(new) {
             let settled = disks.settle(number, self.known[number].as_ref(), cores);
             settled.unwrap_or_else(|reason| disks.fail(number, reason));
         }
@@ -91,6 +94,7 @@ impl Hotplug {
         let disks_of = candidates.collect();
         let _ = self.calls.send(Call::Admit { arrivals, disks: disks_of, answer });
         self.waker.wake();
+        disks.ways().for_each(|(path, way)| self.registry.set_way(path, way));
         // The handles that are here must not outlive those of the cores.
         disks.close();
         Ok(Arriving { answer: answers, disks, dealt, timed: timed_end })

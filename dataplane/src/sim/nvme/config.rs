@@ -1,5 +1,8 @@
 //! What kind of controller.
 
+use std::time::Duration;
+use storage_spec::fabrics::ReadyTimeouts;
+
 /// A controller.
 #[derive(Debug, Clone)]
 pub struct NvmeConfig {
@@ -19,6 +22,10 @@ pub struct NvmeConfig {
     pub vectors: usize,
     /// CAP.DSTRD.
     pub stride: u8,
+    /// CRTO; none of the modes of readiness is offered where it is 0.
+    pub ready_timeouts: ReadyTimeouts,
+    /// Time that its media take to be ready.
+    pub media_take: Duration,
     /// MDTS; 0 for no limit.
     pub transfer_shift: u8,
     /// Whether completed writes wait for a flush.
@@ -54,6 +61,8 @@ impl Default for NvmeConfig {
             queue_entries: 1024,
             vectors: 9,
             stride: 0,
+            ready_timeouts: ReadyTimeouts::new(),
+            media_take: Duration::ZERO,
             transfer_shift: 7,
             volatile_cache: true,
             ignores_fua: false,

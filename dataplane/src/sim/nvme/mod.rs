@@ -109,6 +109,11 @@ impl EmulatedNvme {
         self.model().is_stuck = is_stuck;
     }
 
+    /// Leaves it as firmware does that boots without waiting for media: CC.CRIME is set.
+    pub fn leave_by_firmware(&self) {
+        self.model().leave_by_firmware();
+    }
+
     /// Whether a function-level reset helps when it is stuck.
     pub fn set_reset_helps(&self, helps: bool) {
         self.model().reset_helps = helps;

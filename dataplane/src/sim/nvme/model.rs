@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use storage_spec::fabrics::{
     COMMAND_SETS_NVM, Capabilities, Configuration, ControllerStatus, PROPERTY_CAP, PROPERTY_CC,
-    PROPERTY_CSTS, PROPERTY_VS, SHUTDOWN_COMPLETE,
+    PROPERTY_CRTO, PROPERTY_CSTS, PROPERTY_VS, ReadyTimeouts, SHUTDOWN_COMPLETE,
 };
 use storage_spec::nvme::log::ErrorEntry;
 use storage_spec::nvme::pci::{
@@ -140,6 +140,7 @@ impl Model {
             _ if offset == PROPERTY_VS as usize => self.config.version,
             _ if offset == PROPERTY_CC as usize => self.configuration.into(),
             _ if offset == PROPERTY_CSTS as usize => self.status().into(),
+            _ if offset == PROPERTY_CRTO as usize => self.config.ready_timeouts.into(),
             REGISTER_AQA => self.admin_attributes,
             REGISTER_ASQ | ASQ_HIGH => half(self.admin_queues[0], REGISTER_ASQ),
             REGISTER_ACQ | ACQ_HIGH => half(self.admin_queues[1], REGISTER_ACQ),
@@ -246,6 +247,11 @@ impl Model {
         self.is_fatal = false;
     }
 
+    /// As firmware leaves it that has booted from it: CC.CRIME is set.
+    pub(super) fn leave_by_firmware(&mut self) {
+        self.configuration.set_ready_independent_of_media(true);
+    }
+
     fn configure(&mut self, new: Configuration) {
         let old = self.configuration;
         self.configuration = new;
@@ -273,6 +279,7 @@ impl Model {
         }
         if (self.configuration.submission_entry(), self.configuration.completion_entry()) != (6, 4)
             || self.configuration.page_size() != 0
+            || self.configuration.ready_independent_of_media()
         {
             self.violation(format!("{:?}", self.configuration));
         }
@@ -286,15 +293,26 @@ impl Model {
     /// Has CSTS.RDY follow CC.EN soon, or never.
     fn follow(&mut self) {
         let is_stuck = self.is_stuck || self.random.chance(self.faults.stuck_ready);
-        let delay = Duration::from_millis(self.random.below(READY_MS));
+        let media = if self.is_enabled() { self.config.media_take } else { Duration::ZERO };
+        let delay = media + Duration::from_millis(self.random.below(READY_MS));
         self.follows_at = (!is_stuck).then(|| self.now + delay);
     }
 
     fn capabilities(&self) -> Capabilities {
+        let timeouts = self.config.ready_timeouts;
+        let has_timeouts = timeouts != ReadyTimeouts::new();
+        // What does not fit is in CRTO alone.
+        let timeout = match self.configuration.ready_independent_of_media() {
+            _ if !has_timeouts => 2,
+            true => timeouts.independent_of_media().min(255),
+            false => timeouts.with_media().min(255),
+        };
         Capabilities::new()
             .with_queue_entries_z(self.config.queue_entries - 1)
             .with_contiguous_queues(true)
-            .with_timeout(2)
+            .with_timeout(timeout as u8)
+            .with_ready_with_media(has_timeouts)
+            .with_ready_independent_of_media(timeouts.independent_of_media() > 0)
             .with_doorbell_stride(self.config.stride)
             .with_command_sets(COMMAND_SETS_NVM)
             .with_page_size_max(4)

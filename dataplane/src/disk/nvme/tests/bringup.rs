@@ -1,10 +1,12 @@
 //! Bring-up: what is found out, what is refused, what fails.
 
 use super::{Rig, arena};
-use crate::disk::Disk;
 use crate::disk::nvme::{NvmeEvent, NvmeOptions, Trouble};
+use crate::disk::{Disk, single};
 use crate::sim::nvme::{EmulatedNamespace, EmulatedNvme, NvmeConfig, NvmeFault, NvmeFaults};
+use std::cell::Cell;
 use std::time::Duration;
+use storage_spec::fabrics::ReadyTimeouts;
 use storage_spec::nvme::status::Status;
 
 #[test]
@@ -89,6 +91,63 @@ fn a_controller_that_stays_stuck_is_given_up() {
     // Somebody else may try.
     nvme.set_stuck(false);
     Rig::cold(&nvme, nvme.open(&arena), NvmeOptions::default()).bring_up();
+}
+
+/// A controller whose media take some seconds.
+fn slow_to_be_ready(seconds: u64, timeouts: ReadyTimeouts) -> EmulatedNvme {
+    let media_take = Duration::from_secs(seconds);
+    EmulatedNvme::new(
+        NvmeConfig {
+            version: 0x0002_0000,
+            media_take,
+            ready_timeouts: timeouts,
+            ..NvmeConfig::default()
+        },
+        1,
+    )
+}
+
+#[test]
+fn a_controller_gets_the_time_that_it_asks_for() {
+    let (arena, _pool) = arena();
+    let asked = ReadyTimeouts::new().with_with_media(400);
+    // Firmware that did not wait for media has CAP.TO say how long that takes.
+    let other = asked.with_independent_of_media(2);
+    for (timeouts, is_left_by_firmware) in [(asked, false), (other, false), (other, true)] {
+        let nvme = slow_to_be_ready(190, timeouts);
+        if is_left_by_firmware {
+            nvme.leave_by_firmware();
+        }
+        let clock = Cell::new(Duration::ZERO);
+        let now = || {
+            clock.set(clock.get() + Duration::from_millis(50));
+            nvme.step(clock.get());
+            clock.get()
+        };
+        let brought_up = single::bring_up(nvme.open(&arena), NvmeOptions::default(), &now);
+        let mut controller = brought_up.ok().unwrap();
+        let events = std::iter::from_fn(|| controller.take_event());
+        assert_eq!(events.collect::<Vec<_>>(), [NvmeEvent::Running], "it was never reset");
+        assert_eq!(nvme.enabled(), 1);
+        drop(controller);
+        nvme.check();
+    }
+}
+
+#[test]
+fn a_controller_does_not_get_more_time_than_there_is() {
+    let (arena, _pool) = arena();
+    // One that asks for nothing beyond CAP.TO, for less than that, and for hours.
+    let asked = |units| ReadyTimeouts::new().with_with_media(units);
+    for (timeouts, seconds) in [(asked(0), 10), (asked(1), 10), (asked(u16::MAX), 601)] {
+        let nvme = slow_to_be_ready(seconds, timeouts);
+        let mut rig = Rig::cold(&nvme, nvme.open(&arena), NvmeOptions::default());
+        for _ in 0..seconds * 10 {
+            rig.pass(Duration::from_millis(100));
+        }
+        let first = rig.events.first();
+        assert_eq!(first, Some(&NvmeEvent::Resetting(Trouble::NotReady(true))), "{timeouts:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Drivers that come and go: orderly, killed, torn out; and cores that are threads.
 
 use super::{EmulatedDisk, Rig, arena, read_op, write_op};
-use crate::disk::nvme::{NvmeController, NvmeOptions, NvmeSeat, Trouble};
+use crate::disk::nvme::{NvmeController, NvmeEvent, NvmeOptions, NvmeSeat, Trouble};
 use crate::disk::{Completion, Disk, Error, Op};
 use crate::dma::{Arena, Pool};
 use crate::hardware::CoreTime;
@@ -256,4 +256,61 @@ fn drive(
         disk.poll(&mut done);
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_queue_goes_from_core_to_core_also_over_a_reset() {
+    let (arena, pool) = arena();
+    let nvme = EmulatedNvme::new(NvmeConfig { queues: 1, ..NvmeConfig::default() }, 5);
+    let mut rig = Rig::cold(&nvme, nvme.open(&arena), NvmeOptions::default());
+    rig.bring_up();
+    for round in 1..=6 {
+        let mut disk = rig.disk(0, 0);
+        let queue = rig.queues.pop().unwrap();
+        let extra = queue.clone();
+        for block in 0..u64::from(round) {
+            rig.queues.push(queue.clone());
+            rig.write(&mut disk, &pool, block * 4096, round).unwrap();
+            rig.queues.clear();
+        }
+        drop(disk);
+        drop(extra);
+        let seat = queue.detach(None).expect("nothing is in flight, and nobody else has it");
+        rig.controller.return_seat(seat);
+        assert_eq!(rig.controller.seats(), 1);
+        if round % 2 == 0 {
+            nvme.fail();
+            rig.until("it is reset", |rig| !rig.controller.is_running());
+        }
+        rig.until("it runs again", |rig| rig.controller.is_running());
+        let seat = rig.controller.take_seat().unwrap();
+        let queue = seat.attach(Waker::unneeded(), rig.time.clone());
+        rig.queues.push(queue);
+        let mut disk = rig.disk(0, 0);
+        assert_eq!(rig.read(&mut disk, &pool, 0), Ok(round));
+        nvme.check();
+    }
+    let resets = rig.events.iter().filter(|event| matches!(event, NvmeEvent::Resetting(_)));
+    assert_eq!(resets.count(), 3);
+}
+
+#[test]
+fn a_queue_in_use_is_not_taken_from_its_core() {
+    let (arena, pool) = arena();
+    let mut rig = Rig::new(NvmeConfig::default(), NvmeOptions::default(), &arena, 1);
+    let queue = rig.queues.pop().unwrap();
+    let disk = queue.open(rig.controller.namespaces().next().unwrap());
+    let seat: Option<NvmeSeat<EmulatedDevice>> = queue.detach(None);
+    assert!(seat.is_none(), "a disk is open on it");
+    drop(disk);
+    let mut rig = Rig::new(NvmeConfig::default(), NvmeOptions::default(), &arena, 1);
+    let queue = rig.queues.pop().unwrap();
+    let mut disk = queue.open(rig.controller.namespaces().next().unwrap());
+    disk.submit(1, read_op(&pool, 0, 4096));
+    drop(disk);
+    let seat: Option<NvmeSeat<EmulatedDevice>> = queue.detach(None);
+    assert!(seat.is_none(), "something is in flight");
+    rig.controller.shut_down(rig.time.now());
+    rig.until("it has ended", |rig| rig.controller.end().is_some());
+    assert_eq!(pool.available(), pool.size());
 }

@@ -1,0 +1,73 @@
+//! By which way reads and writes reach the kernel's driver, and whether they still do.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+/// A way of reads and writes to a disk of the kernel's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// By the block layer or a file system, with interrupts.
+    Plain,
+    /// By the block layer, polled for by the kernel.
+    Polled,
+}
+
+/// As `basalt disk list` shows it.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "kernel",
+            Self::Polled => "kernel polled",
+        })
+    }
+}
+
+/// The way of a disk, for all its parts. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Way(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    access: Access,
+    /// Why it is not gone any more.
+    left: OnceLock<String>,
+}
+
+impl Way {
+    pub(crate) fn new(access: Access) -> Self {
+        Self(Arc::new(Inner { access, left: OnceLock::new() }))
+    }
+
+    /// How the disk is accessed now.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        if self.left().is_some() { Access::Plain } else { self.0.access }
+    }
+
+    /// Why it is not accessed any more as it was first; `None` while it is.
+    #[must_use]
+    pub fn left(&self) -> Option<&str> {
+        self.0.left.get().map(String::as_str)
+    }
+
+    /// Gives the way up for good: the plain one is gone from now on. The first reason counts.
+    pub(crate) fn leave(&self, why: impl FnOnce() -> String) {
+        self.0.left.get_or_init(why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_way_is_left_once() {
+        let way = Way::new(Access::Polled);
+        assert_eq!((way.access(), way.left()), (Access::Polled, None));
+        let part = way.clone();
+        part.leave(|| "refused".into());
+        way.leave(|| "again".into());
+        assert_eq!(way.access(), Access::Plain);
+        assert_eq!(way.left(), Some("refused"));
+    }
+}
