@@ -17,12 +17,21 @@ struct Slot<T> {
     content: Option<T>,
 }
 
+impl<T> Slot<T> {
+    /// Slots that are used in turn are not of one generation: a controller that has a bit of the
+    /// number wrong is seldom taken at its word for another command in flight.
+    fn new(index: usize) -> Self {
+        let generation = (index * 37 % usize::from(GENERATIONS)) as u8;
+        Self { generation, content: None }
+    }
+}
+
 impl<T> Slots<T> {
     /// `count` free slots, less than 1024: FFFFh is no identifier.
     pub(super) fn new(count: usize) -> Self {
         assert!((1..1 << INDEX_BITS).contains(&count), "{count} slots");
         Self {
-            slots: (0..count).map(|_| Slot { generation: 0, content: None }).collect(),
+            slots: (0..count).map(Slot::new).collect(),
             free: (0..count as u16).rev().collect(),
         }
     }

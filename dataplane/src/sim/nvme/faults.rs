@@ -13,7 +13,8 @@ pub enum NvmeFault {
     Stuck,
     /// It comes long after, but before an abort that a patient driver sends.
     Late,
-    /// It names another command.
+    /// It names a command that is not in flight. Where it names another that is, no driver can
+    /// tell: a checksum of the data has to.
     WrongCommand,
     /// It comes twice.
     Twice,

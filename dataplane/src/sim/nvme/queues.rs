@@ -229,7 +229,11 @@ impl Model {
             }
             NvmeFault::WrongCommand => {
                 let _ = self.execute(&work);
-                entry.command_id.set(command_id ^ (1 << self.random.below(16)));
+                let first = self.random.below(16);
+                let queue = &self.submission[&work.queue];
+                let wrong = (0..16).map(|bit| command_id ^ (1 << ((first + bit) % 16)));
+                let mut strange = wrong.filter(|named| !queue.outstanding.contains(named));
+                entry.command_id.set(strange.next().unwrap_or(u16::MAX));
                 self.post_entry(completion, entry, false);
             }
             NvmeFault::Twice => {

@@ -194,6 +194,7 @@ fn cores_in_threads_survive_resets() {
     }
     let mut controller: NvmeController<EmulatedDevice> = rig.controller;
     while stage.finished.load(Ordering::SeqCst) < CORES {
+        assert!(!threads.iter().any(std::thread::JoinHandle::is_finished), "a core panicked");
         let now = stage.now.fetch_add(50_000, Ordering::SeqCst) + 50_000;
         nvme.step(Duration::from_nanos(now));
         controller.poll(Duration::from_nanos(now));
