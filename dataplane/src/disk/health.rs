@@ -169,8 +169,8 @@ impl Health {
     }
 }
 
-/// How often an ATA drive has been switched on, by its SMART data; `None` where these are damaged or
-/// do not tell.
+/// How often an ATA drive has been switched on, by its SMART data; `None` where these are damaged
+/// or do not tell.
 pub(super) fn ata_power_cycles(data: &[u8; 512]) -> Option<u32> {
     const POWER_CYCLES: u8 = 12;
     let sum = data.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));

@@ -30,10 +30,7 @@ impl<T> Slots<T> {
     /// `count` free slots, less than 1024: FFFFh is no identifier.
     pub(super) fn new(count: usize) -> Self {
         assert!((1..1 << INDEX_BITS).contains(&count), "{count} slots");
-        Self {
-            slots: (0..count).map(Slot::new).collect(),
-            free: (0..count as u16).rev().collect(),
-        }
+        Self { slots: (0..count).map(Slot::new).collect(), free: (0..count as u16).rev().collect() }
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -201,6 +201,7 @@ fn cores_in_threads_survive_resets_of_the_adapter() {
     }
     let mut hba = rig.hba;
     while stage.finished.load(Ordering::SeqCst) < CORES {
+        assert!(!threads.iter().any(std::thread::JoinHandle::is_finished), "a core panicked");
         let now = stage.now.fetch_add(100_000, Ordering::SeqCst) + 100_000;
         ahci.step(Duration::from_nanos(now));
         hba.poll(Duration::from_nanos(now));
