@@ -193,6 +193,7 @@ impl Bed {
         let runs = load.is_running();
         self.run("touch /tmp/enough")?;
         self.guest.finish(load).context("the load")?;
+        self.run("rm /tmp/enough")?;
         ensure!(runs, "the load ended before it was told to");
         Ok(())
     }

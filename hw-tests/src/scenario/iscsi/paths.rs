@@ -1,8 +1,6 @@
 //! Several portals of one target: what discovery lists, two paths to a unit, moves from one portal
 //! to another.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result};
 
 use super::{MIB, Outcome, TOOLS, lacking, step, unit};
@@ -121,8 +119,7 @@ fn two_paths(bed: &Bed, lun: u32, ipv6: &Portal) -> Result<()> {
     .context("two paths")?;
     let load = load_of_paths(bed)?;
     break_off(bed, lun, ipv6).context("a path breaks off")?;
-    step(bed, "touch /tmp/enough")?;
-    bed.guest.finish(load).context("the load, while a path was lost")?;
+    bed.end_load(load).context("while a path was lost")?;
     step(
         bed,
         &with_tools(&format!(
@@ -184,19 +181,12 @@ fn break_off(bed: &Bed, lun: u32, ipv6: &Portal) -> Result<()> {
     .map(drop)
 }
 
-/// fio on both paths, that verifies what it writes, again and again until it is told that it is
-/// enough.
+/// fio on both paths, that verifies what it writes.
 fn load_of_paths(bed: &Bed) -> Result<Job> {
-    bed.start(
-        &format!(
-            "{TOOLS}
-             until [ -e /tmp/enough ]; do
-                 fio --name=paths --filename=/dev/mapper/paths --size=2M --rw=randwrite --bs=4k \\
-                     --ioengine=libaio --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1
-             done
-             rm /tmp/enough"
-        ),
-        Duration::from_secs(300),
+    bed.load(
+        TOOLS,
+        "--name=paths --filename=/dev/mapper/paths --size=2M --rw=randwrite --bs=4k --iodepth=8 \
+             --verify=crc32c --verify_fatal=1 --verify_backlog=64",
     )
 }
 
