@@ -346,7 +346,12 @@ impl Session {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         // What every target takes.
-        let config = InitiatorConfig { first_burst: 8192, send_max: 8192, ..Default::default() };
+        let config = InitiatorConfig {
+            first_burst: 8192,
+            send_max: 8192,
+            counts: false,
+            ..Default::default()
+        };
         let initiator = Initiator::new(config);
         let mut session = Self { stream, initiator, bytes: vec![0; 1 << 20] };
         session.initiator.login(&target.iqn);

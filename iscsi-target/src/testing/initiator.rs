@@ -32,6 +32,9 @@ pub struct InitiatorConfig {
     pub unasked: bool,
     /// iSCSIProtocolLevel that it speaks.
     pub protocol_level: u16,
+    /// Whether responses must count their command's R2Ts and Data-Ins (ExpDataSN): not all targets
+    /// do.
+    pub counts: bool,
 }
 
 impl Default for InitiatorConfig {
@@ -47,6 +50,7 @@ impl Default for InitiatorConfig {
             immediate: true,
             unasked: false,
             protocol_level: 2,
+            counts: true,
         }
     }
 }
@@ -468,7 +472,8 @@ impl Initiator {
         let sense = pdu.data.get(2..).unwrap_or_default();
         let tag = header.task_tag.get();
         let sent = self.sent.get(&tag).copied().unwrap_or_default();
-        assert_eq!(header.expected_data_sn.get(), sent, "ExpDataSN counts R2Ts and Data-Ins");
+        let counted = header.expected_data_sn.get();
+        assert!(!self.config.counts || counted == sent, "{counted} R2Ts and Data-Ins, not {sent}");
         self.finish(tag, header.status, sense, residual);
     }
 
