@@ -188,6 +188,16 @@ impl Bed {
         self.start(&script, Duration::from_secs(240))
     }
 
+    /// As [`Bed::load`]: writes to `$d`, which `before` sets, and reads back what was written a
+    /// little later, all verified.
+    pub(crate) fn verified_load(&self, before: &str) -> Result<Job> {
+        self.load(
+            before,
+            "--name=load --filename=$d --size=16M --rw=randwrite --bs=4k --iodepth=8 \
+                 --verify=crc32c --verify_fatal=1 --verify_backlog=64",
+        )
+    }
+
     /// Ends a load, which must still be running, and nothing of it may have failed.
     pub(crate) fn end_load(&self, mut load: Job) -> Result<()> {
         let runs = load.is_running();

@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Outcome;
-use crate::agent::Job;
 use crate::bed::Bed;
 
 const MIB: u64 = 1 << 20;
@@ -15,7 +14,7 @@ const MIB: u64 = 1 << 20;
 pub(crate) fn reset(bed: &mut Bed) -> Result<Outcome> {
     let nsid = bed.volume("reset", 64 * MIB, 4096)?;
     bed.run("connect")?;
-    let load = verified_load(bed, nsid)?;
+    let load = bed.verified_load(&format!("d=$(device {nsid})"))?;
     for _ in 0..3 {
         sleep(Duration::from_secs(1));
         bed.run(
@@ -35,7 +34,7 @@ pub(crate) fn reset(bed: &mut Bed) -> Result<Outcome> {
 pub(crate) fn kill(bed: &mut Bed) -> Result<Outcome> {
     let nsid = bed.volume("killed", 64 * MIB, 4096)?;
     bed.run("connect --data-digest")?;
-    let load = verified_load(bed, nsid)?;
+    let load = bed.verified_load(&format!("d=$(device {nsid})"))?;
     for pause in [1, 3] {
         sleep(Duration::from_secs(2));
         bed.kill_and_restart(Duration::from_secs(pause))?;
@@ -77,13 +76,4 @@ pub(crate) fn acknowledged(bed: &mut Bed) -> Result<Outcome> {
          disconnect"
     ))?;
     Ok(Outcome::Passed)
-}
-
-/// fio that writes and reads back what it wrote a little later, all verified.
-fn verified_load(bed: &Bed, nsid: u32) -> Result<Job> {
-    bed.load(
-        &format!("d=$(device {nsid})"),
-        "--name=load --filename=$d --size=16M --rw=randwrite --bs=4k --iodepth=8 \
-             --verify=crc32c --verify_fatal=1 --verify_backlog=64",
-    )
 }

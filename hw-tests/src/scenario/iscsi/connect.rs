@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{MIB, Outcome, TOOLS, lacking, step, unit};
-use crate::agent::Job;
 use crate::bed::Bed;
 
 /// What an initiator offers, and what is agreed on where that differs.
@@ -183,13 +182,14 @@ pub(crate) fn faults(bed: &mut Bed) -> Result<Outcome> {
     }
     let lun = unit(bed, "iscsi-faults", 64 * MIB, 4096)?;
     step(bed, "login node.conn[0].iscsi.DataDigest=CRC32C")?;
-    let load = verified_load(bed, lun)?;
+    let disk = format!("{TOOLS}\nd=$(unit {lun})");
+    let load = bed.verified_load(&disk)?;
     for _ in 0..4 {
         sleep(Duration::from_millis(1500));
         step(bed, &format!("sg_reset --device $(unit {lun})"))?;
     }
     bed.end_load(load).context("with LUN resets")?;
-    let load = verified_load(bed, lun)?;
+    let load = bed.verified_load(&disk)?;
     for pause in [1, 3] {
         sleep(Duration::from_secs(2));
         bed.kill_and_restart(Duration::from_secs(pause))?;
@@ -200,13 +200,4 @@ pub(crate) fn faults(bed: &mut Bed) -> Result<Outcome> {
     // The kernel says which connection was lost, and that it was reset.
     bed.forgive()?;
     Ok(Outcome::Passed)
-}
-
-/// fio that writes and reads back what it wrote a little later, all verified.
-fn verified_load(bed: &Bed, lun: u32) -> Result<Job> {
-    bed.load(
-        &format!("{TOOLS}\nd=$(unit {lun})"),
-        "--name=load --filename=$d --size=16M --rw=randwrite --bs=4k --iodepth=8 \
-             --verify=crc32c --verify_fatal=1 --verify_backlog=64",
-    )
 }
