@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use target_io::testing::free_port;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_basalt");
 const TOOL: &str = "iscsi-test-cu";
@@ -37,11 +37,6 @@ impl Drop for Node {
         let _ = self.0.wait();
         let _ = std::fs::remove_dir_all(&self.1);
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
 }
 
 impl Node {

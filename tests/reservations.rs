@@ -3,7 +3,7 @@
 use iscsi_target::testing::{Initiator, InitiatorConfig};
 use nvmeof_target::testing::{Host, HostConfig, Transfer, command};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
@@ -75,8 +75,7 @@ impl Drop for Node {
 }
 
 fn free_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port().to_string()
+    target_io::testing::free_port().to_string()
 }
 
 struct Queue {

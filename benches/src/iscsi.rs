@@ -190,7 +190,7 @@ fn median(all: &[Measured]) -> Measured {
 }
 
 fn basalt(options: &Options) -> Result<Target> {
-    let (address, other) = (free_address()?, free_address()?);
+    let (address, other) = (free_address(), free_address());
     let (iqn, folder) = ("iqn.2026-01.bench:basalt".to_owned(), &options.out);
     let text = format!(
         "[node]\nnqn = \"nqn.2026-01.bench:basalt\"\niqn = \"{iqn}\"\ncores = [{}]\n\
@@ -213,7 +213,7 @@ fn basalt(options: &Options) -> Result<Target> {
 }
 
 fn tgtd(options: &Options) -> Result<Target> {
-    let address = free_address()?;
+    let address = free_address();
     let iqn = "iqn.2026-01.bench:tgt".to_owned();
     fs::create_dir_all("/run/tgtd")?;
     let mut command = Command::new("taskset");

@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use target_io::testing::free_port;
 
 const START_TRIES: u32 = 600;
 const START_PERIOD: Duration = Duration::from_millis(50);
@@ -81,6 +82,6 @@ impl Drop for Peer {
 }
 
 /// An address on loopback at which nobody listens.
-pub(crate) fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+pub(crate) fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }

@@ -4,6 +4,7 @@
 //! file. The node runs as a process of its own, as a person starts it.
 
 use crate::load::{self, Load, Pattern};
+use crate::peer::free_address;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
@@ -49,7 +50,7 @@ pub(crate) fn run(size: &Size) -> Result<()> {
     let file_gib = (size.gib + size.gib / 64 + 4).to_string() + "GiB";
     let format = ["disk", "format", "--allocate", "sparse", "--mode", "intent", "--size"];
     call(size, &[&format[..], &[&file_gib, &disk.display().to_string()]].concat())?;
-    let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+    let address = free_address();
     configure(size, &disk, address)?;
 
     let mut node = start(size)?;
@@ -192,10 +193,6 @@ fn report(what: &str, process: u32) -> Result<()> {
         CACHE / MIB
     );
     Ok(())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Time since the machine started, of which measurements are differences.

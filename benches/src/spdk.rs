@@ -39,7 +39,7 @@ fn start(
     subsystem: fn(SocketAddr) -> Value,
 ) -> Result<Peer> {
     need_huge_pages(size)?;
-    let address = free_address()?;
+    let address = free_address();
     let disk = json!({"method": "bdev_malloc_create", "params":
         {"name": "disk", "num_blocks": size / BLOCK, "block_size": BLOCK}});
     let disks = json!({"subsystem": "bdev", "config": [disk]});

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use target_io::testing::free_port;
 
 use crate::agent::Job;
 use crate::guest::{Guest, Options};
 use crate::image::Image;
-use crate::node::{self, Basalt, Node, Nvmet, Shape};
+use crate::node::{Basalt, Node, Nvmet, Shape};
 
 /// Which node to test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -118,7 +119,7 @@ impl Maker {
         let mut node: Box<dyn Node> = match self.kind {
             Kind::Basalt => Box::new(Basalt::new(&self.binary, &folder.join("node"), shape)?),
             Kind::Nvmet => {
-                let [port] = node::free_ports()?;
+                let port = free_port();
                 options.forward = Some((port, Nvmet::GUEST_PORT));
                 Box::new(Nvmet::new(port))
             }

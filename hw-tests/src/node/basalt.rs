@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use target_io::testing::free_port;
 
 use super::{Ability, Node, Portal, Shape, management};
 use crate::guest::{Guest, HOST, HOST_IPV6};
@@ -59,10 +60,10 @@ impl Basalt {
     /// Prepares a node: its disks, its configuration, free ports.
     pub(crate) fn new(binary: &Path, folder: &Path, shape: Shape) -> Result<Self> {
         fs::create_dir_all(folder)?;
-        let [port, discovery_port, iscsi_port, iscsi_second] = free_ports()?;
+        let [port, discovery_port, iscsi_port, iscsi_second] = [(); 4].map(|()| free_port());
         let processors = thread::available_parallelism()?.get() as u64;
         let is_wide = shape == Shape::Wide;
-        let ports_ipv6 = free_ports_of::<2>(Ipv6Addr::LOCALHOST.into()).ok();
+        let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
         let node = Self {
             binary: binary.to_owned(),
             folder: folder.to_owned(),
@@ -71,9 +72,9 @@ impl Basalt {
             port,
             discovery_port,
             iscsi_port,
-            port_ipv6: ports_ipv6.filter(|_| is_wide).map(|[port, _]| port),
+            port_ipv6: (has_ipv6 && is_wide).then(free_port),
             iscsi_second,
-            iscsi_ipv6: ports_ipv6.map(|[_, port]| port),
+            iscsi_ipv6: has_ipv6.then(free_port),
             process: None,
         };
         fs::write(node.folder.join("node.toml"), node.configuration())?;
@@ -421,20 +422,4 @@ fn find_number(value: &Value, name: &str) -> Option<u64> {
         Value::Array(items) => items.iter().find_map(|item| find_number(item, name)),
         _ => None,
     }
-}
-
-/// Ports that nobody listens on just now.
-pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    free_ports_of(Ipv4Addr::LOCALHOST.into())
-}
-
-/// The same of an address.
-fn free_ports_of<const N: usize>(address: IpAddr) -> Result<[u16; N]> {
-    let listeners: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((address, 0))).collect::<Result<_, _>>()?;
-    let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&listeners) {
-        *port = listener.local_addr()?.port();
-    }
-    Ok(ports)
 }

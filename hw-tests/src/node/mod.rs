@@ -6,7 +6,7 @@ mod nvmet;
 
 use anyhow::{Result, bail};
 
-pub(crate) use basalt::{Basalt, Chap, free_ports};
+pub(crate) use basalt::{Basalt, Chap};
 pub(crate) use nvmet::Nvmet;
 
 use crate::guest::Guest;
