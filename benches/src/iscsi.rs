@@ -7,7 +7,7 @@
 use crate::libiscsi;
 use crate::peer::{Peer, free_address};
 use crate::spdk;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use iscsi_target::testing::{Finished, Initiator, InitiatorConfig};
 use serde::Serialize;
@@ -17,11 +17,16 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use storage_spec::iscsi::{LoginResponse, Opcode};
+use zerocopy::FromBytes;
 
 const BLOCK: u32 = 4096;
 const VOLUME: u64 = 1 << 30;
 /// Longest wait for a target's answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a target is asked to let the initiator in after it listens.
+const LOGIN_TRIES: u32 = 100;
+const LOGIN_PERIOD: Duration = Duration::from_millis(50);
 /// The control number of our `tgtd`, beside any that runs.
 const TGTD: &str = "77";
 
@@ -242,7 +247,7 @@ impl Target {
     /// Writes every block, so that none is a hole; then stops it, before the next shares its
     /// processor.
     fn prepared(self) -> Result<Self> {
-        let mut session = Session::open(&self)?;
+        let mut session = self.first_session()?;
         let data = vec![0xA5; 256 << 10];
         let blocks = (data.len() as u32) / BLOCK;
         for at in 0..VOLUME / data.len() as u64 {
@@ -253,6 +258,17 @@ impl Target {
         }
         self.peer.pause()?;
         Ok(self)
+    }
+
+    /// SPDK listens before its target is there, and turns who comes then away.
+    fn first_session(&self) -> Result<Session> {
+        for _ in 0..LOGIN_TRIES {
+            if let Some(session) = Session::try_open(self)? {
+                return Ok(session);
+            }
+            std::thread::sleep(LOGIN_PERIOD);
+        }
+        bail!("{}: the target does not let the initiator in", self.name);
     }
 
     fn measure(&self, workload: Workload, options: &Options) -> Result<Measured> {
@@ -342,6 +358,12 @@ struct Session {
 
 impl Session {
     fn open(target: &Target) -> Result<Self> {
+        let session = Self::try_open(target)?;
+        session.with_context(|| format!("{}: the login is refused", target.name))
+    }
+
+    /// A session, if the target lets the initiator in.
+    fn try_open(target: &Target) -> Result<Option<Self>> {
         let stream = TcpStream::connect(target.peer.address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -357,12 +379,18 @@ impl Session {
         session.initiator.login(&target.iqn);
         while !session.initiator.is_in {
             session.turn()?;
+            while let Some(pdu) = session.initiator.take(Opcode::LoginResponse) {
+                let response = LoginResponse::read_from_bytes(&pdu.header);
+                if response.map_or(0, |response| response.status.get()) != 0 {
+                    return Ok(None);
+                }
+            }
         }
         // Unit attentions of the new session.
         for _ in 0..8 {
             let tag = session.initiator.read(target.lun, &[0; 6], 0);
             if session.finish(tag)?.status == 0 {
-                return Ok(session);
+                return Ok(Some(session));
             }
         }
         bail!("{}: the unit does not become ready", target.name);

@@ -27,6 +27,10 @@ const STAGING_BESIDE_LARGE: usize = 4 << 10;
 /// Part of its core's buffers that one connection may hold.
 const POOL_SHARE: usize = 8;
 
+/// Bytes of reads that a connection may begin before what is answered by then goes out: its host has
+/// something to do while the rest is read. A read that is longer begins alone.
+const READS_AT_ONCE: usize = 32 << 10;
+
 /// What the frontend needs of its core for one step.
 pub(crate) struct Surrounding<'a, O> {
     pub(crate) now: Now,
@@ -669,6 +673,7 @@ fn around<'a, 'b, O>(index: u32, held: usize, s: &'a mut Surrounding<'b, O>) -> 
     Door {
         connection: index,
         held,
+        reads: 0,
         requests: s.requests,
         around: Around { now: s.now, routes: s.routes, pool: s.pool, out: s.out },
     }
@@ -679,6 +684,8 @@ struct Door<'a, O> {
     connection: u32,
     /// Bytes of buffers that the connection's commands hold.
     held: usize,
+    /// Bytes of reads that have begun in this step.
+    reads: usize,
     requests: &'a mut Requests,
     around: Around<'a, O>,
 }
@@ -695,7 +702,12 @@ impl<O: Outbound> Surroundings for Door<'_, O> {
     }
 
     fn alloc_for_read(&mut self, len: usize) -> Option<Buf> {
-        self.alloc_for_host(len)
+        if self.reads >= READS_AT_ONCE {
+            return None;
+        }
+        let buf = self.alloc_for_host(len)?;
+        self.reads += len;
+        Some(buf)
     }
 
     fn submit(&mut self, ticket: Ticket, volume: VolumeIndex, request: BlockRequest<Buf>) {
@@ -722,6 +734,32 @@ impl<O> Door<'_, O> {
 mod tests {
     use super::*;
     use crate::dma::Arena;
+    use crate::volume::{Piece, ShardAddress};
+
+    struct Nowhere;
+
+    impl Outbound for Nowhere {
+        fn dispatch(&mut self, _: ShardAddress, _: Piece) {
+            unreachable!("nothing is submitted");
+        }
+    }
+
+    #[test]
+    fn reads_begin_a_few_at_a_time_and_a_long_one_alone() {
+        let pool = Arena::new(8 << 20, 1).unwrap().pool(0);
+        let (routes, mut requests) = (Routes::default(), Requests::new(0, &pool));
+        let mut step = |sizes: &[usize]| {
+            let around = Around { now: Now::ZERO, routes: &routes, pool: &pool, out: &mut Nowhere };
+            let mut door =
+                Door { connection: 0, held: 0, reads: 0, requests: &mut requests, around };
+            let begun = sizes.iter().take_while(|&&size| door.alloc_for_read(size).is_some());
+            begun.count()
+        };
+        assert_eq!(step(&[4096; 32]), 8);
+        assert_eq!(step(&[4096; 5]), 5, "each step anew");
+        assert_eq!(step(&[TRANSFER_MAX; 2]), 1);
+        assert_eq!(step(&[4096, TRANSFER_MAX, 4096]), 2);
+    }
 
     #[test]
     fn staging_grows_while_the_pool_can_spare_it() {
