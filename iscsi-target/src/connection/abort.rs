@@ -187,6 +187,7 @@ impl<B: Buffer> Connection<B> {
             State::AwaitingBuffer => self.waiting.retain(|waiting| *waiting != slot),
             State::R2tQueued | State::Delivering => self.sender.forget(slot),
             State::AwaitingData => self.awaiting_data -= 1,
+            State::AwaitingTurn => self.turns -= 1,
             state => unreachable!("a command in {state:?} is not active"),
         }
         self.end_aborted(slot);

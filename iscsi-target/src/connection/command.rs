@@ -2,6 +2,7 @@
 
 use super::receive::{Section, Sequence, Target, Violation};
 use super::slots::{Aborted, Entry, Kind, State};
+use super::turns::Attribute;
 use super::{Connection, SessionKind};
 use crate::io::{BlockRequest, BlockResult, Buffer, Now, Surroundings, Ticket, VolumeIndex};
 use crate::scsi::{
@@ -50,6 +51,7 @@ impl<B: Buffer> Connection<B> {
         }
         self.counters.commands += 1;
         let flags = ScsiCommandFlags::from(pdu.flags);
+        self.slots.set_attribute(slot, Attribute::from_wire(flags.attribute()));
         let entry = &mut self.slots[slot];
         entry.lun = pdu.lun;
         entry.command_sn = pdu.command_sn.get();
@@ -212,10 +214,13 @@ impl<B: Buffer> Connection<B> {
         }
     }
 
-    /// Asks for the data that are missing, or runs the command.
+    /// Asks for the data that are missing, or runs the command, when its turn has come.
     pub(super) fn go_on<S: Surroundings<Buf = B>>(&mut self, slot: u16, around: &mut S) {
         let entry = &self.slots[slot];
         let is_doomed = matches!(entry.kind, Kind::Ended);
+        if !is_doomed && self.must_wait(slot) {
+            return self.await_turn(slot);
+        }
         if is_doomed || entry.moved >= entry.piece_end {
             return self.run(slot, around);
         }
@@ -324,9 +329,10 @@ impl<B: Buffer> Connection<B> {
         }
         if self.slots[slot].aborted != Aborted::No {
             self.end_aborted(slot);
-            return;
+        } else {
+            self.advance_task(slot, around, |task, door, ()| task.complete(result, door));
         }
-        self.advance_task(slot, around, |task, door, ()| task.complete(result, door));
+        self.take_turns(around);
     }
 
     /// Lets a task go on, and does what follows; false if it lacks a buffer.

@@ -39,6 +39,7 @@ mod receive;
 mod requests;
 mod slots;
 mod transmit;
+mod turns;
 
 #[cfg(test)]
 mod tests;
@@ -124,6 +125,8 @@ pub struct Connection<B> {
     sender: Sender,
     /// Slots in `AwaitingBuffer`, first come first served, but those before that hold data.
     waiting: VecDeque<u16>,
+    /// How many slots are in `AwaitingTurn`.
+    turns: u16,
     events: VecDeque<Event>,
     /// Task management whose tasks have not all ended.
     aborting: Vec<Aborting>,
@@ -174,6 +177,7 @@ impl<B: Buffer> Connection<B> {
             receiver: Receiver::new(),
             sender: Sender::default(),
             waiting: VecDeque::new(),
+            turns: 0,
             events: VecDeque::new(),
             aborting: Vec::new(),
             expected_command_sn: 0,
@@ -306,6 +310,7 @@ impl<B: Buffer> Connection<B> {
     fn drop_tasks(&mut self, is_kept: impl Fn(State) -> bool) {
         self.deadline = None;
         self.waiting.clear();
+        self.turns = 0;
         self.events.clear();
         self.aborting.clear();
         self.awaiting_data = 0;

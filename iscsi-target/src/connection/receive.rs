@@ -225,15 +225,16 @@ impl<B: Buffer> Connection<B> {
         matches!(self.receiver.stage, Stage::Held(..))
     }
 
-    /// Whether a command waits for a buffer: [`Connection::resume`] wants to be called when there
-    /// may be one.
+    /// Whether a command waits for a buffer, or for older ones: [`Connection::resume`] wants to be
+    /// called when there may be one, or when they may have ended.
     #[must_use]
     pub fn starved(&self) -> bool {
-        !self.waiting.is_empty() || self.blocked()
+        !self.waiting.is_empty() || self.turns > 0 || self.blocked()
     }
 
-    /// Goes on with commands that waited for a buffer.
+    /// Goes on with commands that waited for a buffer, or for older ones.
     pub fn resume<S: Surroundings<Buf = B>>(&mut self, now: Now, around: &mut S) {
+        self.take_turns(around);
         while let Some(&slot) = self.waiting.front() {
             if !self.retry_waiting(slot, around) {
                 break;

@@ -1,5 +1,6 @@
 //! The tasks of one session: a fixed table of slots, found by task tag or by ticket.
 
+use super::turns::Attribute;
 use crate::io::{Now, Ticket, VolumeIndex};
 use crate::scsi::{DataIn, Lun, Sense, Status, Task};
 use core::ops::{Index, IndexMut, Range};
@@ -22,6 +23,8 @@ pub(super) enum State {
     R2tQueued,
     /// Data-Out PDUs.
     AwaitingData,
+    /// The end of older commands: [`super::turns`].
+    AwaitingTurn,
     /// The end of its block request.
     Submitted,
     /// A reply of the target.
@@ -80,6 +83,9 @@ pub(super) struct Entry<B> {
     /// Whether it came as an immediate request: outside of the command window.
     is_immediate: bool,
     pub(super) command_sn: u32,
+    /// Counts the requests of the session.
+    pub(super) arrival: u64,
+    pub(super) attribute: Attribute,
     pub(super) lun: [u8; 8],
     pub(super) aborted: Aborted,
     /// Expected Data Transfer Length; which way.
@@ -136,6 +142,8 @@ impl<B> Entry<B> {
             next,
             is_immediate: false,
             command_sn: 0,
+            arrival: 0,
+            attribute: Attribute::Simple,
             lun: [0; 8],
             aborted: Aborted::No,
             expected: 0,
@@ -207,6 +215,10 @@ pub(super) struct Slots<B> {
     window: u16,
     immediate: u16,
     submitted: u32,
+    /// Requests taken so far.
+    arrivals: u64,
+    /// Tasks that are ordered.
+    ordered: u16,
     /// Sums of what tasks are charged with.
     data_held: usize,
     own_held: usize,
@@ -225,6 +237,8 @@ impl<B> Slots<B> {
             window,
             immediate,
             submitted: 0,
+            arrivals: 0,
+            ordered: 0,
             data_held: 0,
             own_held: 0,
         }
@@ -282,8 +296,21 @@ impl<B> Slots<B> {
         self.free = entry.next;
         let generation = entry.generation;
         let state = State::Receiving;
-        *entry = Entry { state, generation, tag, is_immediate, ..Entry::free(chain) };
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        *entry = Entry { state, generation, tag, is_immediate, arrival, ..Entry::free(chain) };
         slot
+    }
+
+    /// Notes the attribute of a command that has just been taken.
+    pub(super) fn set_attribute(&mut self, slot: u16, attribute: Attribute) {
+        self[slot].attribute = attribute;
+        self.ordered += u16::from(attribute == Attribute::Ordered);
+    }
+
+    /// Ordered commands whose slots are not free.
+    pub(super) fn ordered(&self) -> u16 {
+        self.ordered
     }
 
     /// Ends a task; whatever it holds is dropped.
@@ -296,6 +323,8 @@ impl<B> Slots<B> {
         entry.state = State::Free;
         self.data_held -= core::mem::take(&mut entry.data_held) as usize;
         self.own_held -= core::mem::take(&mut entry.own_held) as usize;
+        let attribute = core::mem::take(&mut entry.attribute);
+        self.ordered -= u16::from(attribute == Attribute::Ordered);
         entry.kind = Kind::Ended;
         entry.buf = None;
         entry.data = DataIn::None;

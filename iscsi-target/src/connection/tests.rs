@@ -4,6 +4,7 @@ mod aborts;
 mod charges;
 mod pieces;
 mod restarts;
+mod turns;
 
 use super::*;
 use crate::target::Terms;
