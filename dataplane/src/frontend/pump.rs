@@ -29,7 +29,7 @@ const POOL_SHARE: usize = 8;
 
 /// Bytes of reads that a connection may begin before what is answered by then goes out: its host has
 /// something to do while the rest is read. A read that is longer begins alone.
-const READS_AT_ONCE: usize = 32 << 10;
+const READS_AT_ONCE: usize = 64 << 10;
 
 /// What the frontend needs of its core for one step.
 pub(crate) struct Surrounding<'a, O> {
@@ -755,7 +755,7 @@ mod tests {
             let begun = sizes.iter().take_while(|&&size| door.alloc_for_read(size).is_some());
             begun.count()
         };
-        assert_eq!(step(&[4096; 32]), 8);
+        assert_eq!(step(&[4096; 32]), 16);
         assert_eq!(step(&[4096; 5]), 5, "each step anew");
         assert_eq!(step(&[TRANSFER_MAX; 2]), 1);
         assert_eq!(step(&[4096, TRANSFER_MAX, 4096]), 2);
