@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::agent::{Agent, Job};
 use crate::image::Image;
@@ -73,7 +73,8 @@ impl Guest {
     /// Boots a guest and waits until it takes scripts. `folder` is its own, for console and socket.
     ///
     /// # Errors
-    /// If QEMU ends or the guest is not up in time; the error holds the end of its console.
+    /// If QEMU ends, the guest is not up in time or its clock is fast; the error holds the end of
+    /// its console.
     pub(crate) fn boot(image: &Image, folder: &Path, options: &Options) -> Result<Self> {
         fs::create_dir_all(folder)?;
         for _ in 1..BOOT_TRIES {
@@ -109,8 +110,21 @@ impl Guest {
         let guest = Self { qemu: child, agent, folder: folder.to_owned() };
         let kernel = guest.agent.greeting(BOOT_LIMIT).with_context(|| guest.console())?;
         guest.run(SCANS_ON_ONE_PROCESSOR, BOOT_LIMIT)?;
+        guest.check_clock(started)?;
         println!("guest up after {:.1} s: Linux {kernel}", started.elapsed().as_secs_f32());
         Ok(guest)
+    }
+
+    /// A guest cannot have been up for longer than its QEMU runs. Linux takes its processor's
+    /// counter to be many times too slow if QEMU is interrupted between two instructions while the
+    /// counter is compared with the timer (`PIT calibration deviates from HPET`, it says, and
+    /// believes the PIT): the clock is as many times too fast then, and every limit too short.
+    fn check_clock(&self, started: Instant) -> Result<()> {
+        let printed = self.run("cut -d ' ' -f 1 /proc/uptime", BOOT_LIMIT)?;
+        let up: f32 = printed.trim().parse().context("not an uptime")?;
+        let since = started.elapsed().as_secs_f32();
+        ensure!(up <= since, "its clock is fast: it was {up:.1} s up after {since:.1} s");
+        Ok(())
     }
 
     /// Runs a script and returns what it printed; an error if it fails or takes too long.
