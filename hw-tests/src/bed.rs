@@ -21,6 +21,7 @@ pub(crate) enum Kind {
 }
 
 /// What is needed to make a [`Bed`].
+#[derive(Clone)]
 pub(crate) struct Maker {
     pub(crate) image: Image,
     pub(crate) kind: Kind,
@@ -111,6 +112,12 @@ const ERRORS: &str = "I/O error|conflict error|critical [a-z]+ error|conn error|
 const STEP_LIMIT: Duration = Duration::from_secs(90);
 
 impl Maker {
+    /// One that makes machines beside those of this one.
+    pub(crate) fn lane(&self, number: usize) -> Self {
+        let folder = self.folder.join(format!("lane-{number}"));
+        Self { folder, made: 0, ..self.clone() }
+    }
+
     /// Boots a guest and starts a node.
     pub(crate) fn make(&mut self, shape: Shape, capture: Option<&Path>) -> Result<Bed> {
         self.made += 1;

@@ -15,6 +15,7 @@ mod image;
 mod initiator;
 mod measure;
 mod node;
+mod run;
 mod scenario;
 mod shell;
 mod wire;
@@ -22,35 +23,21 @@ mod wire;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 
-use bed::{Bed, Kind, Maker};
+use bed::{Kind, Maker};
 use image::Image;
-use node::Shape;
-use scenario::{Outcome, SCENARIOS, Scenario};
+use scenario::{SCENARIOS, Scenario};
 
 /// How often a scenario is run before it has failed: emulated processors, and hosts that are not
 /// ours, now and then fail by themselves on a busy machine.
 const TRIES: usize = 2;
 
-/// What reports of failures say of wrong data, and of a node that ended by itself.
-const NEVER_BY_CHANCE: &[&str] = &[
-    "verify:",
-    "verify failed",
-    "differ",
-    "ismatch",
-    "orrupt",
-    "checksum",
-    "panicked",
-    "assertion",
-    "ended by itself",
-    "lost",
-    "stale",
-    "foreign",
-];
+/// Machines of one processor at a time, unless told: QEMU has work besides that of their processor.
+const LANES_MAX: usize = 2;
 
 /// Tests of the node with a stock Linux host in QEMU.
 #[derive(Parser)]
@@ -69,6 +56,9 @@ struct Arguments {
     /// Run nothing twice: what fails has failed.
     #[arg(long)]
     once: bool,
+    /// Machines of one processor at a time; two if left out, where there are processors for them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    lanes: Option<u8>,
     /// Build the guest image and stop.
     #[arg(long)]
     image: bool,
@@ -124,7 +114,10 @@ fn run(arguments: &Arguments) -> Result<u32> {
         names.is_empty() || names.iter().any(|name| scenario.name.contains(name.as_str()))
     };
     let tries = if arguments.once { 1 } else { TRIES };
-    let failed = run_all(maker, SCENARIOS.iter().filter(chosen), tries);
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let lanes = arguments.lanes.map_or(processors.min(LANES_MAX), usize::from);
+    let chosen: Vec<&Scenario> = SCENARIOS.iter().filter(chosen).collect();
+    let failed = run::all(maker, &chosen, tries, lanes);
     if failed == 0 {
         let _ = fs::remove_dir_all(&folder);
     } else {
@@ -133,116 +126,6 @@ fn run(arguments: &Arguments) -> Result<u32> {
     Ok(failed)
 }
 
-/// Runs scenarios one after the other on one bed, and on a fresh one after a failure.
-fn run_all<'a>(
-    mut maker: Maker,
-    scenarios: impl Iterator<Item = &'a Scenario>,
-    tries: usize,
-) -> u32 {
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    let mut bed: Option<Bed> = None;
-    for scenario in scenarios {
-        match run_up_to(tries, &mut maker, &mut bed, scenario) {
-            Some(Outcome::Passed) => passed += 1,
-            Some(Outcome::Skipped(_)) => skipped += 1,
-            None => failed += 1,
-        }
-    }
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    failed
-}
-
-/// Runs a scenario until it does not fail, and says how it ended; nothing if it failed for good.
-fn run_up_to(
-    tries: usize,
-    maker: &mut Maker,
-    bed: &mut Option<Bed>,
-    scenario: &Scenario,
-) -> Option<Outcome> {
-    let name = scenario.name;
-    for attempt in 1..=tries {
-        let started = Instant::now();
-        let outcome = run_one(maker, bed, scenario);
-        let took = started.elapsed().as_secs_f32();
-        let error = match outcome {
-            Ok(Outcome::Passed) => {
-                println!("PASS {name} ({took:.1} s)");
-                if attempt > 1 {
-                    println!("AGAIN {name}: it failed at first, see above");
-                }
-                return Some(Outcome::Passed);
-            }
-            Ok(Outcome::Skipped(reason)) => {
-                println!("SKIP {name}: {reason}");
-                return Some(Outcome::Skipped(reason));
-            }
-            Err(error) => error,
-        };
-        let mut report = format!("({took:.1} s): {error:#}");
-        if let Some(mut bed) = bed.take() {
-            report += &format!("\n{}\n{}", bed.guest.diagnosis(), bed.node.log());
-        }
-        if attempt == tries || maker.is_broken || is_beyond_doubt(&report) {
-            println!("FAIL {name} {report}");
-            return None;
-        }
-        println!("{name} failed and is run again {report}");
-    }
-    None
-}
-
-/// Whether this failure tells of wrong data or of a node that stopped by itself, which no busy
-/// machine and no other program can cause, so that once is enough.
-fn is_beyond_doubt(report: &str) -> bool {
-    NEVER_BY_CHANCE.iter().any(|word| report.contains(word))
-}
-
-fn run_one(maker: &mut Maker, bed: &mut Option<Bed>, scenario: &Scenario) -> Result<Outcome> {
-    match scenario.run {
-        scenario::Run::OnBed(shape, run) => {
-            if shape == Shape::Wide && maker.kind != Kind::Basalt {
-                let reason = "it looks into our own node".to_owned();
-                return Ok(Outcome::Skipped(reason));
-            }
-            // Only one machine at a time: it takes all processors as it is.
-            *bed = bed.take().filter(|bed| bed.shape == shape);
-            if bed.is_none() {
-                ensure!(!maker.is_broken, "there is nothing to run it on: see above");
-                maker.is_broken = true;
-                *bed = Some(maker.make(shape, None)?);
-                maker.is_broken = false;
-            }
-            let bed = bed.as_mut().context("a bed was just made")?;
-            let outcome = run(bed)?;
-            bed.clear().context("after the scenario")?;
-            Ok(outcome)
-        }
-        scenario::Run::Alone(run) => {
-            ensure!(!maker.is_broken, "there is nothing to run it on: see above");
-            *bed = None;
-            run(maker)
-        }
-    }
-}
-
 fn shown(folder: &Path) -> String {
     folder.display().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wrong_data_and_a_dead_node_are_not_tried_again() {
-        for report in [
-            "(1.0 s): fio: verify: bad magic header 0, wanted acca at file /dev/nvme0n1",
-            "(1.0 s): cmp: EOF: - /dev/zero differ: byte 1, line 1",
-            "(1.0 s): the node\nbasalt ended by itself (signal: 6); its log ends:\n",
-            "(1.0 s): thread 'core-0' panicked at store/shard.rs",
-        ] {
-            assert!(is_beyond_doubt(report), "{report}");
-        }
-        assert!(!is_beyond_doubt("(90.0 s): `connect` took longer than 90 s in the guest:\n"));
-    }
 }

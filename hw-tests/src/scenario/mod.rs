@@ -36,8 +36,10 @@ pub(crate) struct Scenario {
 pub(crate) enum Run {
     /// The bed that other scenarios of that shape use too.
     OnBed(Shape, fn(&mut Bed) -> Result<Outcome>),
-    /// A machine of its own.
+    /// A machine of its own, and none beside it.
     Alone(fn(&mut Maker) -> Result<Outcome>),
+    /// Machines of its own of one processor, one after the other; such may run beside others.
+    Small(fn(&mut Maker) -> Result<Outcome>),
 }
 
 const fn on_bed(
@@ -62,6 +64,14 @@ const fn alone(
     run: fn(&mut Maker) -> Result<Outcome>,
 ) -> Scenario {
     Scenario { name, about, run: Run::Alone(run) }
+}
+
+const fn small(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Maker) -> Result<Outcome>,
+) -> Scenario {
+    Scenario { name, about, run: Run::Small(run) }
 }
 
 /// All of them, the quick and basic ones first.
@@ -104,23 +114,24 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         about: "tshark finds no fault with the traffic of both protocols, digests included",
         run: Run::Alone(wire::check),
     },
-    alone("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),
-    alone("vfio-iommufd", "SSDs and a SATA drive over iommufd", backends::iommufd),
-    alone("vfio-noiommu", "the same where no IOMMU is", backends::no_iommu),
-    alone("vfio-serve", "bind, format, serve, verify on our own driver", hardware::first),
-    alone("vfio-conformance", "every promise of a disk on every format", hardware::conformance),
-    alone("vfio-media", "bad blocks fail alone; a slow disk is slow", hardware::media),
+    // The longest of the small ones is first, so that it does not end alone.
+    small("vfio-power", "power cuts at 50 moments lose nothing acknowledged", hardware::cut),
+    small("vfio-raw", "devices taken, given back, killed for and pulled", hardware::raw),
+    small("vfio-iommufd", "SSDs and a SATA drive over iommufd", backends::iommufd),
+    small("vfio-noiommu", "the same where no IOMMU is", backends::no_iommu),
+    small("vfio-serve", "bind, format, serve, verify on our own driver", hardware::first),
+    small("vfio-conformance", "every promise of a disk on every format", hardware::conformance),
+    small("vfio-media", "bad blocks fail alone; a slow disk is slow", hardware::media),
     alone("vfio-idle", "a core sleeps while a slow disk works", hardware::idle),
-    alone("vfio-restart", "ten kills under a verified load", hardware::restart),
-    alone("vfio-power", "power cuts at 50 moments lose nothing acknowledged", hardware::cut),
-    alone("vfio-ahci-conformance", "every promise of a disk on SATA drives", ahci::conformance),
-    alone("vfio-ahci-serve", "bind, format, serve, verify on a SATA drive", ahci::serve),
-    alone("vfio-ahci-media", "bad blocks of a SATA drive fail alone", ahci::media),
-    alone("vfio-ahci-restart", "ten kills under a verified load, SATA", ahci::restart),
-    alone("vfio-ahci-pulled", "an adapter is pulled, others go on", ahci::pulled),
+    small("vfio-restart", "ten kills under a verified load", hardware::restart),
+    small("vfio-ahci-conformance", "every promise of a disk on SATA drives", ahci::conformance),
+    small("vfio-ahci-serve", "bind, format, serve, verify on a SATA drive", ahci::serve),
+    small("vfio-ahci-media", "bad blocks of a SATA drive fail alone", ahci::media),
+    small("vfio-ahci-restart", "ten kills under a verified load, SATA", ahci::restart),
+    small("vfio-ahci-pulled", "an adapter is pulled, others go on", ahci::pulled),
     alone("vfio-ahci-rate", "4 KiB reads beside the kernel's driver", rates::ahci),
     alone("vfio-rate", "4 KiB reads beside the kernel's nvme driver", rates::nvme),
-    alone("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled::own),
-    alone("disk-polled", "the kernel polls the SSD for the node", hardware::polled),
-    alone("disk-pulled", "as vfio-pulled, by the kernel's driver", hardware::pulled::of_the_kernel),
+    small("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled::own),
+    small("disk-polled", "the kernel polls the SSD for the node", hardware::polled),
+    small("disk-pulled", "as vfio-pulled, by the kernel's driver", hardware::pulled::of_the_kernel),
 ];
