@@ -301,7 +301,12 @@ impl Node {
             no_iommu: false,
             buffers_per_core: 256 << 20,
             metadata_cache: 64 << 20,
-            disks: vec![DiskConfig { source, journal: None, zero_on_free: false }],
+            disks: vec![DiskConfig {
+                source,
+                journal: None,
+                zero_on_free: false,
+                passthrough: false,
+            }],
             portals: vec![PortalConfig {
                 protocol: Default::default(),
                 listen,

@@ -3,7 +3,7 @@
 //! - `raw`: VFIO alone, on an NVMe controller: registers, memory, an interrupt, reset, and the same
 //!   again after the device was given back.
 //! - `conformance`: the suite of every driver, on each namespace or drive in turn, `ADDRESS/N...`,
-//!   or on block devices, `/dev/...`.
+//!   or on block devices, `/dev/...`; `passthrough` does so past the block layer.
 //! - `rate DISK DEPTH SECONDS`: random reads of 4 KiB; prints how many in a second. A path is one
 //!   that the kernel drives, by io_uring; this sleeps until something has ended.
 //! - `fill DISK BYTES`: writes that much from the start; `trim DISK BYTES` deallocates it.
@@ -60,7 +60,8 @@ fn main() {
             let mut devices: Vec<VfioDevice> = addresses.iter().map(open).collect();
             devices.iter_mut().for_each(raw);
         }
-        "conformance" => addresses.iter().for_each(|name| conform(name)),
+        "conformance" => addresses.iter().for_each(|name| conform(name, false)),
+        "passthrough" => addresses.iter().for_each(|name| conform(name, true)),
         "ledger" => ledger(addresses),
         "audit" => audit(&addresses[0], addresses[1].parse().unwrap()),
         "rate" => rate(&addresses[0], addresses[1].parse().unwrap(), addresses[2].parse().unwrap()),
@@ -132,14 +133,15 @@ fn audit(disk: &str, blocks: u64) {
     }
 }
 
-fn conform(name: &str) {
+fn conform(name: &str, passthrough: bool) {
     if name.starts_with("/dev/") {
-        let options = KernelOptions::default();
+        let options = KernelOptions { passthrough, ..KernelOptions::default() };
         let file = KernelFile::open(Path::new(name), &options).unwrap_or_else(|e| panic!("{e}"));
         println!("access: {}, refused: {:?}", file.way().access(), file.refused());
         conformance::run(&mut || {
             Box::new(SelfDriven::new(&file, Ring::new(RingOptions::default()).unwrap()))
         });
+        assert_eq!(file.way().left(), None);
         println!("conformance of {name}: passed");
         return;
     }

@@ -53,6 +53,7 @@ pub(super) struct Disk {
     pub(super) journal: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub(super) zero_on_free: bool,
+    pub(super) passthrough: Option<Spanned<bool>>,
     pub(super) ram: Option<Spanned<Size>>,
     pub(super) shards: Option<Spanned<u32>>,
 }

@@ -268,6 +268,9 @@ fn disk(
     if let (None, Some(fua)) = (&disk.device, &disk.fua) {
         problems.add(fua.span(), "`fua` is said of a `device` only".to_owned());
     }
+    if let (None, Some(passthrough)) = (&disk.path, &disk.passthrough) {
+        problems.add(passthrough.span(), "`passthrough` is said of a `path` only".to_owned());
+    }
     let source = match (&disk.path, &disk.ram, &disk.device) {
         (Some(path), None, None) => {
             formatted_shards(disk, problems);
@@ -295,7 +298,8 @@ fn disk(
         }
     };
     let journal = disk.journal.as_ref().map(|path| path.get_ref().clone());
-    Some(DiskConfig { source, journal, zero_on_free: disk.zero_on_free })
+    let passthrough = disk.passthrough.as_ref().is_some_and(|passthrough| *passthrough.get_ref());
+    Some(DiskConfig { source, journal, zero_on_free: disk.zero_on_free, passthrough })
 }
 
 fn formatted_shards(disk: &Disk, problems: &mut Problems<'_>) {

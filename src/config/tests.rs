@@ -141,6 +141,8 @@ fn devices_are_checked() {
         DiskSource::Device { unit, .. } => Some(unit),
         _ => None,
     };
+    let passed = with("path = \"/dev/y\"\npassthrough = true").expect("good");
+    assert!(!passed[0].passthrough && passed[1].passthrough);
     let units: Vec<Unit> = with(two).expect("good").iter().filter_map(unit).collect();
     assert_eq!(units, [Unit::Port(0), Unit::Port(5)]);
     for (disk, text) in [
@@ -158,6 +160,8 @@ fn devices_are_checked() {
         ("device = \"pci:01:00.0\"\njournal = \"/j\"", "journal on it"),
         ("device = \"pci:01:00.0\"\n[[disk]]\ndevice = \"pci:0:1:0.0\"", "is used twice"),
         ("ram = \"1GiB\"\nfua = false", "of a `device` only"),
+        ("ram = \"1GiB\"\npassthrough = true", "of a `path` only"),
+        ("device = \"pci:01:00.0\"\npassthrough = false", "of a `path` only"),
         ("ram = \"1GiB\"\nnamespace = 2", "only a `device` has namespaces"),
     ] {
         let problems = with(disk).expect_err("refused");

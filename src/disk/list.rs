@@ -28,8 +28,8 @@ struct Listed {
     content: Option<String>,
     /// Identity, of a Basalt disk.
     uuid: Option<Uuid>,
-    /// How the running node reaches it: `basalt`, `kernel` or `kernel polled`; `None`: not its
-    /// disk, or not served.
+    /// How the running node reaches it: `basalt`, `kernel`, `kernel polled` or `kernel
+    /// passthrough`; `None`: not its disk, or not served.
     access: Option<String>,
     /// Cores of the running node that have shards of it.
     cores: Vec<u16>,

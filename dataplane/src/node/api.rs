@@ -45,6 +45,9 @@ pub struct DiskConfig {
     pub journal: Option<PathBuf>,
     /// Whether slabs that are given back are zeroed before they have another owner.
     pub zero_on_free: bool,
+    /// Whether reads and writes of an NVMe namespace of the kernel's go past its block layer, where
+    /// it has that.
+    pub passthrough: bool,
 }
 
 /// What kind of disk.
@@ -387,8 +390,8 @@ pub struct DiskInfo {
     pub state: String,
     /// Why it is offline, and what to do.
     pub reason: Option<String>,
-    /// How the node reaches it: `basalt` (by itself), `kernel` or `kernel polled`; `None`
-    /// where it is offline or in memory.
+    /// How the node reaches it: `basalt` (by itself), `kernel`, `kernel polled` or `kernel
+    /// passthrough`; `None` where it is offline or in memory.
     #[serde(default)]
     pub access: Option<String>,
     /// What it says of itself, if the node drives it by itself.

@@ -10,7 +10,7 @@ use super::steps::Steps;
 use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
 use crate::core::{Clock, Devices, ShardSeat};
-use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, SelfDriven, Way};
+use crate::disk::kernel::{Access, FileId, KernelFile, KernelOptions, OpenError, SelfDriven, Way};
 use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
 use crate::disk::single::Unit;
@@ -294,10 +294,13 @@ impl Disks {
         })
     }
 
-    /// Disks of the kernel's that are served and that it does not poll though they have queues for
-    /// it: their paths, and why.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.kernel_files().filter_map(|(path, file)| Some((path, file.refused()?)))
+    /// Disks of the kernel's that are served and that it could access in a better way: their paths,
+    /// this way, and why it does not.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&str, Access, &str)> {
+        self.kernel_files().filter_map(|(path, file)| {
+            let (access, why) = file.refused()?;
+            Some((path, access, why))
+        })
     }
 
     /// Disks of the kernel's that are served: their paths, and by which way.
@@ -408,7 +411,7 @@ impl NodeDisk {
         let (path, opened) = match &config.source {
             DiskSource::Path(path) => {
                 let name = config.name(number);
-                let opened = open_file(path, &name, config.journal.as_deref(), pool);
+                let opened = open_file(config, path, &name, pool);
                 (name, opened)
             }
             DiskSource::Device { address, unit, fua } => {
@@ -438,12 +441,13 @@ impl NodeDisk {
 }
 
 fn open_file(
+    config: &DiskConfig,
     path: &Path,
     name: &str,
-    journal: Option<&Path>,
     pool: &Rc<Pool>,
 ) -> Result<Opened, Unusable> {
-    let file = open_kernel(path).map_err(|error| unusable(name, &error))?;
+    let journal = config.journal.as_deref();
+    let file = open_kernel(path, config.passthrough).map_err(|error| unusable(name, &error))?;
     let ring = Ring::new(RingOptions::default())
         .map_err(|error| Unusable::Fatal(StartError::System(error.to_string())))?;
     let probe = store::probe(Box::new(SelfDriven::new(&file, ring)), pool)
@@ -453,10 +457,12 @@ fn open_file(
         return Err(Unusable::Fatal(StartError::Config(format!("disk {name}: {reason}"))));
     }
     let journal =
-        journal.map(open_kernel).transpose().map_err(|error| match unusable("", &error) {
-            Unusable::Offline(reason) => Unusable::Offline(format!("its journal {reason}")),
-            fatal @ Unusable::Fatal(_) => fatal,
-        })?;
+        journal.map(|path| open_kernel(path, false)).transpose().map_err(
+            |error| match unusable("", &error) {
+                Unusable::Offline(reason) => Unusable::Offline(format!("its journal {reason}")),
+                fatal @ Unusable::Fatal(_) => fatal,
+            },
+        )?;
     let ids = [Some(&file), journal.as_ref()].into_iter().flatten().map(KernelFile::id);
     Ok(Opened {
         uuid: probe.disk,
@@ -492,8 +498,8 @@ fn unreadable(error: &MountError) -> String {
     }
 }
 
-fn open_kernel(path: &Path) -> Result<KernelFile, OpenError> {
-    KernelFile::open(path, &KernelOptions::default())
+fn open_kernel(path: &Path, passthrough: bool) -> Result<KernelFile, OpenError> {
+    KernelFile::open(path, &KernelOptions { passthrough, ..KernelOptions::default() })
 }
 
 /// What an error of opening means for the node: a path that names no disk at all was not meant.

@@ -215,8 +215,9 @@ fn tell_growable(disks: &Disks, events: &EventLog) {
 
 /// Tells the operator of disks of the kernel's that might be accessed in a better way.
 pub(super) fn tell_refused(disks: &Disks, events: &EventLog) {
-    for (path, why) in disks.refused() {
-        events.note(Severity::Warning, "disk.unpolled", super::watch::way_lost(path, why));
+    for (path, access, why) in disks.refused() {
+        let text = super::watch::way_lost(path, access, why);
+        events.note(Severity::Warning, access.event(), text);
     }
 }
 

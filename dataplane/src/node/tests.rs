@@ -27,6 +27,7 @@ impl Bench {
             source: DiskSource::Ram { size, shards: 1 },
             journal: None,
             zero_on_free: false,
+            passthrough: false,
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let portal =

@@ -4,7 +4,7 @@
 use super::health::HealthWatch;
 use super::slow::{Period, SlowWatch, Verdict};
 use super::{EventLog, Severity};
-use crate::disk::kernel::{self, Way};
+use crate::disk::kernel::{self, Access, Way};
 use crate::disk::latency::{Distribution, Latencies};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::path::PathBuf;
@@ -27,8 +27,12 @@ pub(super) struct Watched {
 }
 
 /// What is told of a disk that is not accessed in a way that it might be.
-pub(super) fn way_lost(path: &str, why: &str) -> String {
-    format!("disk {path} is driven with interrupts: {why}")
+pub(super) fn way_lost(path: &str, access: Access, why: &str) -> String {
+    let not = match access {
+        Access::Plain | Access::Polled => "is driven with interrupts",
+        Access::Passthrough => "is driven by way of the block layer, not past it",
+    };
+    format!("disk {path} {not}: {why}")
 }
 
 /// Starts the thread. It takes disks that come later, each in place of its former self, and ends
@@ -124,8 +128,8 @@ impl Watch {
     /// Tells of each disk once that the kernel accesses it no longer as it did.
     fn tell_ways(&mut self) {
         for disk in &mut self.disks {
-            let Some(why) = disk.way.as_ref().and_then(Way::left) else { continue };
-            self.log.note(Severity::Warning, "disk.unpolled", way_lost(&disk.name, why));
+            let Some((access, why)) = disk.way.as_ref().and_then(Way::left) else { continue };
+            self.log.note(Severity::Warning, access.event(), way_lost(&disk.name, access, why));
             disk.way = None;
         }
     }
@@ -151,7 +155,6 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::kernel::Access;
 
     #[test]
     fn a_slow_disk_makes_an_event() {
@@ -181,7 +184,7 @@ mod tests {
     #[test]
     fn a_way_that_was_left_makes_one_event() {
         let polled = Way::new(Access::Polled);
-        let other = Way::new(Access::Polled);
+        let passed = Way::new(Access::Passthrough);
         let disk = |name: &str, way: &Way| Watched {
             name: name.into(),
             rotational: false,
@@ -189,16 +192,16 @@ mod tests {
             way: Some(way.clone()),
         };
         let log = EventLog::new(|| 0);
-        let mut watch = Watch::new(vec![disk("a", &polled), disk("b", &other)], log.clone());
+        let mut watch = Watch::new(vec![disk("a", &polled), disk("b", &passed)], log.clone());
         watch.tell_ways();
         assert!(log.since(0).is_empty());
         polled.leave(|| "refused".into());
         (0..3).for_each(|_| watch.tell_ways());
-        other.leave(|| "status 0x2".into());
+        passed.leave(|| "status 0x2".into());
         (0..3).for_each(|_| watch.tell_ways());
         let events = log.since(0);
         let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-        assert_eq!(kinds, ["disk.unpolled", "disk.unpolled"]);
+        assert_eq!(kinds, ["disk.unpolled", "disk.passthrough"]);
         assert!(events[0].text.contains("disk a is driven with interrupts: refused"));
         assert!(events[1].text.contains("disk b") && events[1].text.contains("0x2"));
         // One that is opened anew may leave its way again.

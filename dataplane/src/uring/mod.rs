@@ -23,6 +23,7 @@
 // UNSAFETY: gives addresses to the kernel, for whose validity until completion it must vouch.
 
 mod alarm;
+mod commands;
 mod files;
 pub mod passthrough;
 mod ring;
@@ -30,6 +31,7 @@ mod sockets;
 mod waker;
 
 pub(crate) use alarm::Alarm;
+pub(crate) use commands::{CommandDone, CommandQueue, CommandTarget};
 pub(crate) use files::{FileDone, FileModes, FileQueue};
 pub use ring::{OWNERS_MAX, Ring, RingCounters, RingError, RingOptions};
 pub use sockets::{CONNECTIONS_MAX, LISTENERS_MAX, SocketCounters, SocketOptions, Sockets};

@@ -32,6 +32,8 @@ const _: () = assert!(size_of::<NvmeAdmin>() == 72);
 
 /// `NVME_IOCTL_ADMIN_CMD`: `_IOWR('N', 0x41, struct nvme_passthru_cmd)`.
 const NVME_ADMIN: u32 = 0xc048_4e41;
+/// `NVME_IOCTL_ID`: `_IO('N', 0x40)`.
+const NVME_ID: u32 = 0x4e40;
 const GET_LOG_PAGE: u8 = 0x02;
 const IDENTIFY: u8 = 0x06;
 
@@ -48,6 +50,26 @@ pub fn nvme_health(device: &File) -> io::Result<[u8; 512]> {
     Ok(data)
 }
 
+/// The number of an NVMe namespace, by its block device or its generic device.
+///
+/// # Errors
+/// The kernel's.
+pub fn nvme_namespace_id(device: &impl AsRawFd) -> io::Result<u32> {
+    // SAFETY: the call takes no argument.
+    let id = unsafe { libc::ioctl(device.as_raw_fd(), NVME_ID as _) };
+    u32::try_from(id).ok().filter(|id| *id > 0).ok_or_else(io::Error::last_os_error)
+}
+
+/// Identify Namespace.
+///
+/// # Errors
+/// As [`nvme_health`].
+pub fn nvme_identify_namespace(device: &impl AsRawFd, nsid: u32) -> io::Result<[u8; 4096]> {
+    let mut data = [0; 4096];
+    nvme_read(device, IDENTIFY, nsid, 0, &mut data)?;
+    Ok(data)
+}
+
 /// Identify Controller.
 ///
 /// # Errors
@@ -58,7 +80,13 @@ pub fn nvme_identify(device: &File) -> io::Result<[u8; 4096]> {
     Ok(data)
 }
 
-fn nvme_read(device: &File, opcode: u8, nsid: u32, cdw10: u32, data: &mut [u8]) -> io::Result<()> {
+fn nvme_read(
+    device: &impl AsRawFd,
+    opcode: u8,
+    nsid: u32,
+    cdw10: u32,
+    data: &mut [u8],
+) -> io::Result<()> {
     assert!(opcode == GET_LOG_PAGE || opcode == IDENTIFY, "commands that only report");
     let mut command = NvmeAdmin {
         opcode,
@@ -212,6 +240,7 @@ mod tests {
     fn a_file_is_no_drive() {
         let file = File::open("/dev/null").unwrap();
         assert!(nvme_health(&file).is_err() && nvme_identify(&file).is_err());
+        assert!(nvme_namespace_id(&file).is_err() && nvme_identify_namespace(&file, 1).is_err());
         assert!(ata_health(&file).is_err() && ata_identify(&file).is_err());
     }
 

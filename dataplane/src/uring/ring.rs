@@ -453,7 +453,7 @@ impl Inner {
     }
 }
 
-fn setup_error(error: io::Error) -> RingError {
+pub(super) fn setup_error(error: io::Error) -> RingError {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => RingError::Missing,
         Some(libc::EINVAL) => RingError::TooOld,

@@ -16,6 +16,6 @@ pub(crate) mod rates;
 mod scenarios;
 mod steps;
 
-pub(crate) use polled::polled;
+pub(crate) use polled::{passthrough, polled};
 pub(crate) use power::cut;
 pub(crate) use scenarios::{conformance, first, idle, media, raw, restart};

@@ -1,8 +1,9 @@
-//! A disk of the kernel's whose completions the kernel polls for.
+//! Disks of the kernel's that are accessed by better ways than its block layer with interrupts.
 
 use anyhow::{Result, ensure};
 
 use super::machine::{Machine, Ssd};
+use super::pulled::{self, LINK};
 use super::steps;
 use crate::bed::Maker;
 use crate::scenario::Outcome;
@@ -58,6 +59,53 @@ pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
         // Flushes and the like have interrupts: far fewer than the 2,048 reads of the second run.
         let interrupts: u64 = printed.lines().last().unwrap_or_default().trim().parse()?;
         ensure!(interrupts < 1024, "{interrupts} interrupts");
+        Ok(())
+    })?;
+    Ok(Outcome::Passed)
+}
+
+/// Past the kernel's block layer the driver keeps every promise of a disk; the node serves it so,
+/// keeps others off the block device, has lost nothing when it was killed, and finds the disk again
+/// after it was pulled under load.
+pub(crate) fn passthrough(maker: &mut Maker) -> Result<Outcome> {
+    Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
+        let printed = machine.run("# conformance\n$C passthrough /dev/nvme0n1")?;
+        let is_so = |text: &str| printed.contains(text);
+        ensure!(is_so("access: kernel passthrough,") && is_so("passed"), "{printed}");
+        let device = machine.run(&format!(
+            r#"# serve{LINK}
+            link
+            $B disk format /run/ssd --shards 2 --force
+            configure pci:0000:01:00.0 1
+            sed -i -e 's|^device = .*|path = "/run/ssd"\npassthrough = true|' \
+                -e '/^namespace/d' /run/node.toml
+            start
+            $B host allow '*'
+            $B volume create v 256MiB --uuid $UUID
+            connect --nr-io-queues=2
+            device"#
+        ))?;
+        let device = steps::device_of(&device)?;
+        machine.run(&format!(
+            r#"# verify
+            fio --name=v --filename={device} --rw=randrw --bsrange=4k-64k --size=32M --io_size=16M \
+                --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
+                --randseed=5 > /tmp/fio || {{ cat /tmp/fio; false; }}
+            ls -l /proc/$(cat /run/node.pid)/fd | grep -q /dev/ng0n1
+            $B disk list /dev/nvme0n1 | grep -q 'kernel passthrough'
+            ! $B events | grep disk.passthrough
+            ! $B disk format /dev/nvme0n1 --force 2> /tmp/refused
+            grep -q 'in use' /tmp/refused"#
+        ))?;
+        steps::kills(machine, &device, 3)?;
+        pulled::once(machine, &device)?;
+        machine.run(
+            r#"# end
+            $B events | grep -q disk.returned
+            nvme disconnect-all
+            stop
+            $B disk check /run/ssd > /dev/null"#,
+        )?;
         Ok(())
     })?;
     Ok(Outcome::Passed)

@@ -26,6 +26,21 @@ const WORDS: &str = r#"
         return 1
     }"#;
 
+/// `link`: finds the SSD, wherever it is, and lets the configured path point to it.
+pub(super) const LINK: &str = r#"
+    link() {
+        for _ in $(seq 200); do
+            for d in /sys/block/nvme*; do
+                grep -q SSD1 $d/device/serial 2> /dev/null || continue
+                [ -b /dev/${d##*/} ] || continue
+                ln -sfn /dev/${d##*/} /run/ssd
+                return
+            done
+            sleep 0.1
+        done
+        return 1
+    }"#;
+
 /// Data written before the pull, verified after it on the same connection; then a verified load.
 fn verified(device: &str, round: u32) -> String {
     format!(
@@ -114,22 +129,22 @@ pub(crate) fn own(maker: &mut Maker) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// The kernel's SSD is pulled under load and comes back.
+pub(super) fn once(machine: &Machine, device: &str) -> Result<()> {
+    machine.run(&mark(device))?;
+    let mut qmp = machine.qmp()?;
+    let load = machine.start(&doomed(device))?;
+    machine.run("sleep 1")?;
+    remove(&mut qmp)?;
+    machine.guest.finish(load)?;
+    machine.run(&format!("# the node goes on{WORDS}\nstate offline"))?;
+    put_back(&mut qmp)?;
+    machine.run(&format!("# back{LINK}\nsleep 1\nlink"))?;
+    machine.run(&verified(device, 1)).map(drop)
+}
+
 /// The same with the kernel's driver, whose block device may have another name when it is back.
 pub(crate) fn of_the_kernel(maker: &mut Maker) -> Result<Outcome> {
-    /// Finds the SSD, wherever it is, and lets the configured path point to it.
-    const LINK: &str = r#"
-        link() {
-            for _ in $(seq 200); do
-                for d in /sys/block/nvme*; do
-                    grep -q SSD1 $d/device/serial 2> /dev/null || continue
-                    [ -b /dev/${d##*/} ] || continue
-                    ln -sfn /dev/${d##*/} /run/ssd
-                    return
-                done
-                sleep 0.1
-            done
-            return 1
-        }"#;
     Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
         let device = machine.run(&format!(
             "# serve{LINK}

@@ -49,19 +49,24 @@ pub(super) fn device_of(printed: &str) -> Result<String> {
 /// Kills the node ten times under a verified load, and starts it again.
 pub(super) fn ten_kills(machine: &Machine, place: &Place) -> Result<()> {
     let block = serve(machine, place)?;
+    kills(machine, &block, 10)?;
+    let Place { device, word, .. } = place;
+    machine.run(&format!("# end\nnvme disconnect-all; stop; $B disk check {device} {word}"))?;
+    Ok(())
+}
+
+/// Kills the node some times under a verified load, and starts it again.
+pub(super) fn kills(machine: &Machine, block: &str, count: u32) -> Result<()> {
     let load = machine.start(&format!(
         "# load
         fio --name=v --filename={block} --rw=randwrite --bs=4k --size=32M --io_size=24M \
             --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 \
             --rate_iops=250 --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
     ))?;
-    for _ in 0..10 {
+    for _ in 0..count {
         machine.run("# kill\nsleep 1; crash; start")?;
     }
-    machine.guest.finish(load)?;
-    let Place { device, word, .. } = place;
-    machine.run(&format!("# end\nnvme disconnect-all; stop; $B disk check {device} {word}"))?;
-    Ok(())
+    machine.guest.finish(load).map(drop)
 }
 
 /// Some blocks go bad: reads of these fail, and of no others.

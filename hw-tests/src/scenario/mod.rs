@@ -133,5 +133,6 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     alone("vfio-rate", "4 KiB reads beside the kernel's nvme driver", rates::nvme),
     small("vfio-pulled", "the SSD is pulled under load and returns", hardware::pulled::own),
     small("disk-polled", "the kernel polls the SSD for the node", hardware::polled),
+    small("disk-passthrough", "past the kernel's block layer", hardware::passthrough),
     small("disk-pulled", "as vfio-pulled, by the kernel's driver", hardware::pulled::of_the_kernel),
 ];

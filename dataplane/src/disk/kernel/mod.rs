@@ -7,12 +7,18 @@
 //! Of a block device that has queues without interrupts (`/sys/block/*/queue/io_poll`; for NVMe the
 //! parameter `poll_queues` of the kernel's driver) reads and writes go by a ring of their own, with
 //! `IORING_SETUP_IOPOLL`: [`Disk::poll`] then makes a system call, in which the kernel looks at the
-//! device, while any is in flight. Flushes and the like go by the core's ring. Where the kernel
-//! does not poll after all, everything does ([`Way::left`]).
+//! device, while any is in flight. Of a whole NVMe namespace they go past the block layer, by its
+//! generic device, if the operator wants that ([`KernelOptions::passthrough`]): as commands in a
+//! ring of their own; the block device stays open and locked beside it.
 //!
-//! What it does not do: buffered I/O, NVMe passthrough.
+//! Everything else goes by the core's ring: flushes and the like; what is too large for a command,
+//! or has several segments; a command that failed, which the kernel then tries again and judges as
+//! usual; and all of it, once the kernel refuses the other way ([`Way::left`]).
+//!
+//! What it does not do: buffered I/O.
 
 mod devices;
+mod generic;
 mod open;
 mod probe;
 mod smart;
@@ -29,7 +35,7 @@ pub use smart::health;
 pub use way::{Access, Way};
 
 use super::{Completion, Disk, Error, Info, Op, Tag};
-use crate::uring::{FileDone, FileQueue, Ring};
+use crate::uring::{CommandDone, CommandQueue, FileDone, FileQueue, Ring};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,15 +45,80 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct KernelDisk {
     info: Info,
     file: FileQueue,
-    /// For reads and writes, if the kernel polls for them. The queue goes before its ring.
-    polled: Option<(FileQueue, Ring)>,
-    /// Of the whole file: once it is left no read or write is polled for.
+    /// For reads and writes, if they go another way.
+    fast: Option<Fast>,
+    /// Of the whole file: nothing goes by the fast way that has been left.
     way: Way,
     /// Ended without reaching the kernel, for the device has failed.
     refused: Vec<Completion>,
     /// Of the whole file: a flush that failed for one core may have lost what another wrote.
     has_failed: Arc<AtomicBool>,
 }
+
+/// A faster way than the core's ring.
+enum Fast {
+    /// The kernel polls the device. The queue goes before its ring.
+    Polled(FileQueue, Ring),
+    /// Past the block layer.
+    Passthrough(Box<CommandQueue>),
+}
+
+/// An operation that has to go the other way, with the reason if all have to.
+type Back = (Tag, Op, Option<String>);
+
+impl Fast {
+    fn in_flight(&self) -> usize {
+        match self {
+            Self::Polled(queue, _) => queue.in_flight(),
+            Self::Passthrough(queue) => queue.in_flight(),
+        }
+    }
+
+    fn takes(&self, op: &Op) -> bool {
+        match self {
+            Self::Polled(..) => matches!(op, Op::Read { .. } | Op::Write { .. }),
+            Self::Passthrough(queue) => queue.takes(op),
+        }
+    }
+
+    fn submit(&mut self, tag: Tag, op: Op) {
+        match self {
+            Self::Polled(queue, _) => queue.submit(tag, op),
+            Self::Passthrough(queue) => queue.submit(tag, op),
+        }
+    }
+
+    fn turn(&mut self) {
+        match self {
+            Self::Polled(_, ring) => _ = ring.turn(),
+            Self::Passthrough(queue) => queue.turn(),
+        }
+    }
+
+    /// The next operation that has ended, or comes back.
+    fn next(&mut self) -> Option<Result<FileDone, Back>> {
+        match self {
+            Self::Polled(queue, _) => {
+                let done = queue.next()?;
+                let is_refused = |error: &io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
+                if done.result.as_ref().is_err_and(is_refused) {
+                    return Some(Err((done.tag, done.op, Some(UNPOLLED.to_owned()))));
+                }
+                Some(Ok(done))
+            }
+            Self::Passthrough(queue) => {
+                let CommandDone { tag, op, result } = queue.next()?;
+                if result == 0 {
+                    return Some(Ok(FileDone { tag, op, result: Ok(()) }));
+                }
+                let why = generic::is_refused(result).then(|| generic::refusal(result));
+                Some(Err((tag, op, why)))
+            }
+        }
+    }
+}
+
+const UNPOLLED: &str = "the kernel does not poll for its reads and writes";
 
 impl KernelDisk {
     /// Opens a disk for one core alone.
@@ -61,24 +132,26 @@ impl KernelDisk {
     fn new(
         info: Info,
         file: FileQueue,
-        polled: Option<(FileQueue, Ring)>,
+        fast: Option<Fast>,
         (has_failed, way): (Arc<AtomicBool>, Way),
     ) -> Self {
         let refused = Vec::with_capacity(info.queue_depth);
-        Self { info, file, polled, way, refused, has_failed }
+        Self { info, file, fast, way, refused, has_failed }
     }
 
-    /// The next read or write that the kernel has polled for.
-    fn next_polled(&mut self) -> Option<FileDone> {
-        let (polled, _) = self.polled.as_mut()?;
+    /// The next read or write that ended by the fast way.
+    fn next_fast(&mut self) -> Option<FileDone> {
+        let fast = self.fast.as_mut()?;
         loop {
-            let done = polled.next()?;
-            let is_refused = |error: &io::Error| error.raw_os_error() == Some(libc::EOPNOTSUPP);
-            if !done.result.as_ref().is_err_and(is_refused) {
-                return Some(done);
+            match fast.next()? {
+                Ok(done) => return Some(done),
+                Err((tag, op, why)) => {
+                    if let Some(why) = why {
+                        self.way.leave(|| why);
+                    }
+                    self.file.submit(tag, op);
+                }
             }
-            self.way.leave(|| UNPOLLED.to_owned());
-            self.file.submit(done.tag, done.op);
         }
     }
 
@@ -121,25 +194,21 @@ impl Disk for KernelDisk {
             self.refused.push(Completion { tag, op, result: Err(Error::Failed) });
             return;
         }
-        match (&mut self.polled, &op) {
-            (Some((polled, _)), Op::Read { .. } | Op::Write { .. })
-                if self.way.left().is_none() =>
-            {
-                polled.submit(tag, op);
-            }
+        match &mut self.fast {
+            Some(fast) if fast.takes(&op) && self.way.left().is_none() => fast.submit(tag, op),
             _ => self.file.submit(tag, op),
         }
     }
 
     fn poll(&mut self, done: &mut Vec<Completion>) {
-        if self.must_poll()
-            && let Some((_, ring)) = &self.polled
+        if let Some(fast) = &mut self.fast
+            && fast.in_flight() > 0
         {
-            ring.turn();
+            fast.turn();
         }
         while done.len() < done.capacity() {
             let ended = self.refused.pop().or_else(|| {
-                let ended = self.next_polled().or_else(|| self.file.next())?;
+                let ended = self.next_fast().or_else(|| self.file.next())?;
                 Some(self.finish(ended))
             });
             let Some(ended) = ended else { return };
@@ -148,16 +217,14 @@ impl Disk for KernelDisk {
     }
 
     fn in_flight(&self) -> usize {
-        let polled = self.polled.as_ref().map_or(0, |(polled, _)| polled.in_flight());
-        self.file.in_flight() + polled + self.refused.len()
+        let fast = self.fast.as_ref().map_or(0, Fast::in_flight);
+        self.file.in_flight() + fast + self.refused.len()
     }
 
     fn must_poll(&self) -> bool {
-        self.polled.as_ref().is_some_and(|(polled, _)| polled.in_flight() > 0)
+        self.fast.as_ref().is_some_and(|fast| fast.in_flight() > 0)
     }
 }
-
-const UNPOLLED: &str = "the kernel does not poll for its reads and writes";
 
 /// A kernel disk with a ring of its own, turned by [`Disk::poll`]: for tools and tests, which have
 /// no reactor.

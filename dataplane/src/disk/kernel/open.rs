@@ -1,12 +1,13 @@
 //! Opening, locking and examining a file or block device.
 
-use super::KernelDisk;
+use super::generic::Generic;
 use super::probe::{DeviceFacts, DeviceId, mount_point};
 use super::way::{Access, Way};
+use super::{Fast, KernelDisk};
 use crate::disk::Info;
 use crate::uring::{FileModes, FileQueue, Ring, RingOptions};
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat,
+    AtFlags, CWD, Dev, FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, Stat,
     StatxFlags, fallocate, flock, fstat, major, minor, statx,
 };
 use rustix::io::Errno;
@@ -43,11 +44,13 @@ pub struct KernelOptions {
     pub atomic_write: Option<u32>,
     /// Declares [`Info::volatile_cache`]: `false` only where the cache survives power cuts.
     pub volatile_cache: Option<bool>,
+    /// Reads and writes of an NVMe namespace go past the block layer, where the kernel has it.
+    pub passthrough: bool,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { queue_depth: 256, atomic_write: None, volatile_cache: None }
+        Self { queue_depth: 256, atomic_write: None, volatile_cache: None, passthrough: false }
     }
 }
 
@@ -121,8 +124,9 @@ pub struct KernelFile {
     base: u64,
     has_failed: Arc<AtomicBool>,
     id: FileId,
+    generic: Option<Generic>,
     way: Way,
-    refused: Option<String>,
+    refused: Option<(Access, String)>,
 }
 
 /// A ring for reads and writes that the kernel polls for.
@@ -169,12 +173,12 @@ impl KernelFile {
             return Err(OpenError::Empty(path.to_owned()));
         }
         let id = FileId(is_device.then(|| DeviceId::of(stat.st_rdev)));
-        let is_polled = is_device && DeviceFacts::of(stat.st_rdev).io_poll;
-        let refused = is_polled.then(|| Ring::new(POLLED).err()).flatten();
-        let refused = refused.map(|error| error.to_string());
-        let access = if is_polled && refused.is_none() { Access::Polled } else { Access::Plain };
+        let id_of_device = is_device.then_some(stat.st_rdev);
+        let chosen = choose(id_of_device, (&fd, &info), options.passthrough);
+        let (access, generic, refused) = chosen;
         let (has_failed, way) = (Arc::default(), Way::new(access));
-        Ok(Self { fd: Arc::new(fd), info, modes, base: 0, has_failed, id, way, refused })
+        let fd = Arc::new(fd);
+        Ok(Self { fd, info, modes, base: 0, has_failed, id, generic, way, refused })
     }
 
     /// By which way reads and writes go; it may be left while the disk is in use.
@@ -183,16 +187,23 @@ impl KernelFile {
         &self.way
     }
 
-    /// Why the kernel does not poll it, if it has queues for that.
+    /// A better way that there might have been, and why it is not gone.
     #[must_use]
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+    pub fn refused(&self) -> Option<(Access, &str)> {
+        self.refused.as_ref().map(|(access, why)| (*access, why.as_str()))
     }
 
     /// Has the kernel asked to poll it, whatever it says of itself.
     #[cfg(test)]
     pub(super) fn poll_anyway(&mut self) {
         self.way = Way::new(Access::Polled);
+    }
+
+    /// Has reads and writes go as commands to what takes none.
+    #[cfg(test)]
+    pub(super) fn pass_through_anyway(&mut self) {
+        self.generic = Some(Generic::mute(&self.info));
+        self.way = Way::new(Access::Passthrough);
     }
 
     /// Lets the kernel buffer it, for which it then cannot poll.
@@ -227,24 +238,59 @@ impl KernelFile {
         part
     }
 
-    /// Attaches the disk to the ring of the calling core. Reads and writes that the kernel polls
-    /// for have a ring of their own, which the disk turns.
+    /// Attaches the disk to the ring of the calling core. Reads and writes that go another way have
+    /// a ring of their own, which the disk turns.
     #[must_use]
     pub fn attach(&self, ring: &Ring) -> KernelDisk {
-        let polled = if self.way.access() == Access::Polled {
-            let made = Ring::new(POLLED);
-            made.map_err(|error| self.way.leave(|| error.to_string())).ok()
-        } else {
-            None
+        let fast = match (self.way.access(), &self.generic) {
+            (Access::Plain, _) | (Access::Passthrough, None) => Ok(None),
+            (Access::Polled, _) => match Ring::new(POLLED) {
+                Ok(ring) => Ok(Some(Fast::Polled(self.queue(&ring), ring))),
+                Err(error) => Err(error.to_string()),
+            },
+            (Access::Passthrough, Some(generic)) => {
+                let queue = generic.queue(&self.fd, self.base, self.info.queue_depth);
+                queue.map(|queue| Some(Fast::Passthrough(Box::new(queue))))
+            }
         };
-        let polled = polled.map(|ring| (self.queue(&ring), ring));
+        let fast = fast.unwrap_or_else(|why| {
+            self.way.leave(|| why);
+            None
+        });
         let shared = (Arc::clone(&self.has_failed), self.way.clone());
-        KernelDisk::new(self.info.clone(), self.queue(ring), polled, shared)
+        KernelDisk::new(self.info.clone(), self.queue(ring), fast, shared)
     }
 
     fn queue(&self, ring: &Ring) -> FileQueue {
         let depth = self.info.queue_depth;
         FileQueue::new(ring, Arc::clone(&self.fd), self.base, self.modes, depth)
+    }
+}
+
+/// The best way to a device that the operator and the kernel allow; its generic device, if that is
+/// it; and the way that would be better, with the reason why it is not gone. `None`: it is a file.
+fn choose(
+    device: Option<Dev>,
+    opened: (&OwnedFd, &Info),
+    passthrough: bool,
+) -> (Access, Option<Generic>, Option<(Access, String)>) {
+    let mut refused = None;
+    if passthrough {
+        let found = device.ok_or_else(|| "it is a file".to_owned());
+        match found.and_then(|device| Generic::open(device, opened)) {
+            Ok(generic) => return (Access::Passthrough, Some(generic), None),
+            Err(why) => refused = Some((Access::Passthrough, why)),
+        }
+    }
+    if !device.is_some_and(|device| DeviceFacts::of(device).io_poll) {
+        return (Access::Plain, None, refused);
+    }
+    match Ring::new(POLLED) {
+        Ok(_) => (Access::Polled, None, refused),
+        Err(error) => {
+            let unpolled = (Access::Polled, error.to_string());
+            (Access::Plain, None, refused.or(Some(unpolled)))
+        }
     }
 }
 

@@ -135,9 +135,66 @@ fn a_way_that_the_kernel_refuses_is_left() {
             disk.poll(&mut done);
             assert!(done.drain(..).all(|done| (done.tag, done.result) == (tag, Ok(()))));
         }
-        assert!(file.way().left().is_some_and(|why| why.contains("not poll")));
-        assert_eq!(file.way().access(), Access::Plain);
+        let left = file.way().left().map(|(access, why)| (access, why.contains("not poll")));
+        assert_eq!((left, file.way().access()), (Some((Access::Polled, true)), Access::Plain));
         assert!(!disk.must_poll(), "the kernel wakes whoever sleeps");
+    }
+}
+
+/// A generic device that takes no commands: all goes by the file, and whoever looks is told.
+#[test]
+fn a_generic_device_that_refuses_commands_is_left() {
+    let scratch = Scratch::new("mute");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let mute = || {
+        let mut file = open(&path).unwrap();
+        file.pass_through_anyway();
+        assert_eq!(file.way().access(), Access::Passthrough);
+        file
+    };
+    conformance::run(&mut || Box::new(SelfDriven::new(&mute(), ring())));
+    let pool = Arena::new(2 << 20, 1).unwrap().pool(0);
+    let file = mute();
+    let mut disks = [0, 1].map(|_| SelfDriven::new(&file, ring()));
+    for (disk, part) in disks.iter_mut().zip(0..) {
+        disk.submit(part, Op::Read { offset: part * 4096, buf: pool.alloc(4096).unwrap() });
+    }
+    let mut done = Vec::with_capacity(2);
+    for disk in &mut disks {
+        while disk.in_flight() > 0 {
+            disk.poll(&mut done);
+        }
+        assert!(!disk.must_poll());
+    }
+    assert!(done.drain(..).all(|done| done.result == Ok(())));
+    // Without rings for commands the way was left before anything was tried.
+    assert!(file.way().left().is_some_and(|(access, _)| access.event() == "disk.passthrough"));
+    assert_eq!(file.way().access(), Access::Plain);
+    drop((disks, file));
+    open(&path).expect("the lock went with the rings");
+}
+
+#[test]
+fn passthrough_is_for_nvme_namespaces() {
+    let scratch = Scratch::new("no-passthrough");
+    let path = scratch.file(SIZE);
+    if !has_direct_io(&path) {
+        return;
+    }
+    let options = KernelOptions { passthrough: true, ..KernelOptions::default() };
+    let refused = |path: &Path| {
+        let file = KernelFile::open(path, &options).unwrap();
+        assert_eq!(file.way().access(), Access::Plain);
+        let (access, why) = file.refused().expect("it was asked for");
+        assert_eq!(access, Access::Passthrough);
+        why.to_owned()
+    };
+    assert!(refused(&path).contains("a file"));
+    if let Some(device) = LoopDevice::new(&path) {
+        assert!(refused(&device.0).contains("no NVMe"));
     }
 }
 

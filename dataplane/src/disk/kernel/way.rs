@@ -10,6 +10,19 @@ pub enum Access {
     Plain,
     /// By the block layer, polled for by the kernel.
     Polled,
+    /// As NVMe commands, past the block layer.
+    Passthrough,
+}
+
+impl Access {
+    /// The event that tells that a disk is not accessed in this way though it should be.
+    #[must_use]
+    pub fn event(self) -> &'static str {
+        match self {
+            Self::Plain | Self::Polled => "disk.unpolled",
+            Self::Passthrough => "disk.passthrough",
+        }
+    }
 }
 
 /// As `basalt disk list` shows it.
@@ -18,6 +31,7 @@ impl fmt::Display for Access {
         f.write_str(match self {
             Self::Plain => "kernel",
             Self::Polled => "kernel polled",
+            Self::Passthrough => "kernel passthrough",
         })
     }
 }
@@ -44,10 +58,10 @@ impl Way {
         if self.left().is_some() { Access::Plain } else { self.0.access }
     }
 
-    /// Why it is not accessed any more as it was first; `None` while it is.
+    /// How it was accessed first, and why not any more; `None` while it is.
     #[must_use]
-    pub fn left(&self) -> Option<&str> {
-        self.0.left.get().map(String::as_str)
+    pub fn left(&self) -> Option<(Access, &str)> {
+        Some((self.0.access, self.0.left.get()?))
     }
 
     /// Gives the way up for good: the plain one is gone from now on. The first reason counts.
@@ -68,6 +82,7 @@ mod tests {
         part.leave(|| "refused".into());
         way.leave(|| "again".into());
         assert_eq!(way.access(), Access::Plain);
-        assert_eq!(way.left(), Some("refused"));
+        assert_eq!(way.left(), Some((Access::Polled, "refused")));
+        assert_eq!(way.left().unwrap().0.event(), "disk.unpolled");
     }
 }

@@ -13,7 +13,12 @@ use std::time::Duration;
 
 fn config(shards: &[u32]) -> NodeConfig {
     let source = |&shards: &u32| DiskSource::Ram { size: 64 << 20, shards };
-    let disk = |shards| DiskConfig { source: source(shards), journal: None, zero_on_free: false };
+    let disk = |shards| DiskConfig {
+        source: source(shards),
+        journal: None,
+        zero_on_free: false,
+        passthrough: false,
+    };
     NodeConfig {
         name: "test".into(),
         nqn: "nqn.2026-11.io.basalt:test".into(),

@@ -69,7 +69,12 @@ impl Bench {
             no_iommu: false,
             buffers_per_core: 0,
             metadata_cache: 0,
-            disks: vec![DiskConfig { source: ram, journal: None, zero_on_free: false }],
+            disks: vec![DiskConfig {
+                source: ram,
+                journal: None,
+                zero_on_free: false,
+                passthrough: false,
+            }],
             portals: vec![PortalConfig {
                 protocol: Default::default(),
                 listen,

@@ -269,7 +269,12 @@ impl World<'_> {
             no_iommu: false,
             buffers_per_core: POOL,
             metadata_cache: 1 << 20,
-            disks: vec![DiskConfig { source: ram, journal: None, zero_on_free: false }],
+            disks: vec![DiskConfig {
+                source: ram,
+                journal: None,
+                zero_on_free: false,
+                passthrough: false,
+            }],
             portals: vec![portal],
             max_connections: 64,
         }
