@@ -137,7 +137,7 @@ fn conform(name: &str, passthrough: bool) {
     if name.starts_with("/dev/") {
         let options = KernelOptions { passthrough, ..KernelOptions::default() };
         let file = KernelFile::open(Path::new(name), &options).unwrap_or_else(|e| panic!("{e}"));
-        println!("access: {}, refused: {:?}", file.way().access(), file.refused());
+        println!("access: {}, refused: {:?}", file.way().access(), file.way().refused());
         conformance::run(&mut || {
             Box::new(SelfDriven::new(&file, Ring::new(RingOptions::default()).unwrap()))
         });

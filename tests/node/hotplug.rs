@@ -72,6 +72,35 @@ fn a_disk_is_taken_offline_and_comes_back_under_its_hosts() {
 }
 
 #[test]
+fn a_better_way_that_a_disk_cannot_go_is_told_whenever_it_comes() {
+    const TRIES: u32 = 600;
+    let scratch = Scratch::new("better");
+    let (first, second) = (scratch.path("a"), scratch.path("b"));
+    format_disks(&[&first, &second]);
+    let config = configure(&scratch, "node.toml", &[&first, &second], "");
+    let plain = format!("path = \"{first}\"\n");
+    let text = fs::read_to_string(&config).expect("it was written");
+    let asked = text.replace(&plain, &format!("{plain}passthrough = true\n"));
+    assert_ne!(text, asked);
+    fs::write(&config, asked).expect("writable");
+    let (node, _queues) = serve(&config, &scratch);
+    let told = || {
+        let events = String::from_utf8(node.run(&["events"]).stdout).expect("JSON");
+        let of_it = events.lines().filter(|event| event.contains("disk.passthrough"));
+        of_it.inspect(|event| assert!(event.contains(&first) && event.contains("file"))).count()
+    };
+    for times in 1..=2 {
+        let is_told = |_| {
+            std::thread::sleep(PATIENCE / TRIES);
+            told() == times
+        };
+        assert!((0..TRIES).any(is_told), "it came {times} times");
+        node.ask(&["disk", "offline", &first]);
+        node.ask(&["disk", "online", &first]);
+    }
+}
+
+#[test]
 fn a_disk_that_was_not_there_at_start_is_served_when_it_comes() {
     let scratch = Scratch::new("late");
     let (first, second, away) = (scratch.path("a"), scratch.path("b"), scratch.path("away"));

@@ -10,7 +10,7 @@ use super::steps::Steps;
 use super::watch::Watched;
 use super::{DiskConfig, DiskSource, NodeConfig, StartError};
 use crate::core::{Clock, Devices, ShardSeat};
-use crate::disk::kernel::{Access, FileId, KernelFile, KernelOptions, OpenError, SelfDriven, Way};
+use crate::disk::kernel::{FileId, KernelFile, KernelOptions, OpenError, SelfDriven, Way};
 use crate::disk::latency::{Latencies, Timed};
 use crate::disk::ram::RamDisk;
 use crate::disk::single::Unit;
@@ -294,24 +294,11 @@ impl Disks {
         })
     }
 
-    /// Disks of the kernel's that are served and that it could access in a better way: their paths,
-    /// this way, and why it does not.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (&str, Access, &str)> {
-        self.kernel_files().filter_map(|(path, file)| {
-            let (access, why) = file.refused()?;
-            Some((path, access, why))
-        })
-    }
-
     /// Disks of the kernel's that are served: their paths, and by which way.
     pub(super) fn ways(&self) -> impl Iterator<Item = (&str, &Way)> {
-        self.kernel_files().map(|(path, file)| (path, file.way()))
-    }
-
-    fn kernel_files(&self) -> impl Iterator<Item = (&str, &KernelFile)> {
         let served = self.0.iter().filter(|disk| disk.offline.is_none());
         served.filter_map(|disk| match &disk.opened.as_ref()?.media {
-            Media::Kernel(file, _) => Some((disk.path.as_str(), &**file)),
+            Media::Kernel(file, _) => Some((disk.path.as_str(), file.way())),
             Media::Ram(_) | Media::Device(_) => None,
         })
     }

@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(serial("pci:b/0").as_deref(), Some("3"));
         registry.set_drives(0, Vec::new());
         assert_eq!((serial("pci:a/2"), serial("pci:a")), (None, None));
-        let way = Way::new(Access::Passthrough);
+        let way = Way::new(Access::Passthrough, None);
         registry.set_way("/dev/x", &way);
         assert_eq!(registry.access("/dev/x").unwrap().to_string(), "kernel passthrough");
         way.leave(String::new);

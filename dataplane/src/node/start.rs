@@ -103,7 +103,6 @@ fn finish(
     let registry = Registry::default();
     tell_offline(&disks, &registry, &events);
     tell_growable(&disks, &events);
-    tell_refused(&disks, &events);
     disks.ways().for_each(|(path, way)| registry.set_way(path, way));
     let (calls, inbox) = unbounded();
     let (listeners, addresses) = super::exports::portals(config, listeners);
@@ -210,14 +209,6 @@ fn tell_growable(disks: &Disks, events: &EventLog) {
             more >> 20
         );
         events.note(Severity::Info, "disk.growable", text);
-    }
-}
-
-/// Tells the operator of disks of the kernel's that might be accessed in a better way.
-pub(super) fn tell_refused(disks: &Disks, events: &EventLog) {
-    for (path, access, why) in disks.refused() {
-        let text = super::watch::way_lost(path, access, why);
-        events.note(Severity::Warning, access.event(), text);
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Watched {
 }
 
 /// What is told of a disk that is not accessed in a way that it might be.
-pub(super) fn way_lost(path: &str, access: Access, why: &str) -> String {
+fn way_lost(path: &str, access: Access, why: &str) -> String {
     let not = match access {
         Access::Plain | Access::Polled => "is driven with interrupts",
         Access::Passthrough => "is driven by way of the block layer, not past it",
@@ -56,6 +56,7 @@ struct Watch {
 
 impl Watch {
     fn new(disks: Vec<Watched>, log: EventLog) -> Self {
+        disks.iter().for_each(|disk| disk.tell_refused(&log));
         let before = disks.iter().map(Watched::read).collect();
         let health = disks.iter().map(|disk| HealthWatch::new(&disk.name)).collect();
         Self { disks, log, before, slow: SlowWatch::default(), health }
@@ -82,6 +83,7 @@ impl Watch {
     }
 
     fn add(&mut self, disk: Watched) {
+        disk.tell_refused(&self.log);
         let before = disk.read();
         match self.disks.iter().position(|known| known.name == disk.name) {
             Some(at) => {
@@ -145,6 +147,13 @@ impl Watch {
 }
 
 impl Watched {
+    /// Tells of a better way that a disk which was just opened does not go.
+    fn tell_refused(&self, log: &EventLog) {
+        if let Some((access, why)) = self.way.as_ref().and_then(Way::refused) {
+            log.note(Severity::Warning, access.event(), way_lost(&self.name, access, why));
+        }
+    }
+
     fn read(&self) -> Distribution {
         let mut sum = Distribution::default();
         self.latencies.iter().for_each(|latencies| latencies.add_to(&mut sum));
@@ -183,8 +192,8 @@ mod tests {
 
     #[test]
     fn a_way_that_was_left_makes_one_event() {
-        let polled = Way::new(Access::Polled);
-        let passed = Way::new(Access::Passthrough);
+        let polled = Way::new(Access::Polled, None);
+        let passed = Way::new(Access::Passthrough, None);
         let disk = |name: &str, way: &Way| Watched {
             name: name.into(),
             rotational: false,
@@ -205,10 +214,41 @@ mod tests {
         assert!(events[0].text.contains("disk a is driven with interrupts: refused"));
         assert!(events[1].text.contains("disk b") && events[1].text.contains("0x2"));
         // One that is opened anew may leave its way again.
-        let again = Way::new(Access::Polled);
+        let again = Way::new(Access::Polled, None);
         watch.add(disk("a", &again));
         again.leave(|| "refused".into());
         watch.tell_ways();
         assert_eq!(log.since(0).len(), 3);
+    }
+
+    #[test]
+    fn a_better_way_that_is_not_gone_makes_an_event_whenever_the_disk_comes() {
+        let way = |refused| Way::new(Access::Plain, refused);
+        let watched = |name: &str, way| Watched {
+            name: name.into(),
+            rotational: false,
+            latencies: Vec::new(),
+            way: Some(way),
+        };
+        let log = EventLog::new(|| 0);
+        let polled = || Some((Access::Polled, "no ring".to_owned()));
+        let first = vec![watched("a", way(polled())), watched("b", way(None))];
+        let mut watch = Watch::new(first, log.clone());
+        let told = |from| {
+            let events = log.since(from).into_iter();
+            events.map(|event| (event.kind, event.text)).collect::<Vec<_>>()
+        };
+        let event = |kind: &str, text: &str| (kind.to_owned(), text.to_owned());
+        let unpolled = |disk| {
+            event("disk.unpolled", &format!("disk {disk} is driven with interrupts: no ring"))
+        };
+        assert_eq!(told(0), [unpolled("a")]);
+        (0..3).for_each(|_| watch.tell_ways());
+        assert_eq!(told(1), [], "once");
+        watch.add(watched("c", way(polled())));
+        watch.add(watched("a", way(None)));
+        watch.add(watched("b", way(Some((Access::Passthrough, "it is a file".into())))));
+        let text = "disk b is driven by way of the block layer, not past it: it is a file";
+        assert_eq!(told(1), [unpolled("c"), event("disk.passthrough", text)]);
     }
 }

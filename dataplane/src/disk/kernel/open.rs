@@ -126,7 +126,6 @@ pub struct KernelFile {
     id: FileId,
     generic: Option<Generic>,
     way: Way,
-    refused: Option<(Access, String)>,
 }
 
 /// A ring for reads and writes that the kernel polls for.
@@ -176,9 +175,9 @@ impl KernelFile {
         let id_of_device = is_device.then_some(stat.st_rdev);
         let chosen = choose(id_of_device, (&fd, &info), options.passthrough);
         let (access, generic, refused) = chosen;
-        let (has_failed, way) = (Arc::default(), Way::new(access));
+        let (has_failed, way) = (Arc::default(), Way::new(access, refused));
         let fd = Arc::new(fd);
-        Ok(Self { fd, info, modes, base: 0, has_failed, id, generic, way, refused })
+        Ok(Self { fd, info, modes, base: 0, has_failed, id, generic, way })
     }
 
     /// By which way reads and writes go; it may be left while the disk is in use.
@@ -187,23 +186,17 @@ impl KernelFile {
         &self.way
     }
 
-    /// A better way that there might have been, and why it is not gone.
-    #[must_use]
-    pub fn refused(&self) -> Option<(Access, &str)> {
-        self.refused.as_ref().map(|(access, why)| (*access, why.as_str()))
-    }
-
     /// Has the kernel asked to poll it, whatever it says of itself.
     #[cfg(test)]
     pub(super) fn poll_anyway(&mut self) {
-        self.way = Way::new(Access::Polled);
+        self.way = Way::new(Access::Polled, None);
     }
 
     /// Has reads and writes go as commands to what takes none.
     #[cfg(test)]
     pub(super) fn pass_through_anyway(&mut self) {
         self.generic = Some(Generic::mute(&self.info));
-        self.way = Way::new(Access::Passthrough);
+        self.way = Way::new(Access::Passthrough, None);
     }
 
     /// Lets the kernel buffer it, for which it then cannot poll.

@@ -43,19 +43,27 @@ pub struct Way(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     access: Access,
+    /// A better one that there might have been, and why it was not gone from the first.
+    refused: Option<(Access, String)>,
     /// Why it is not gone any more.
     left: OnceLock<String>,
 }
 
 impl Way {
-    pub(crate) fn new(access: Access) -> Self {
-        Self(Arc::new(Inner { access, left: OnceLock::new() }))
+    pub(crate) fn new(access: Access, refused: Option<(Access, String)>) -> Self {
+        Self(Arc::new(Inner { access, refused, left: OnceLock::new() }))
     }
 
     /// How the disk is accessed now.
     #[must_use]
     pub fn access(&self) -> Access {
         if self.left().is_some() { Access::Plain } else { self.0.access }
+    }
+
+    /// A better way that there might have been when it was opened, and why it is not gone.
+    #[must_use]
+    pub fn refused(&self) -> Option<(Access, &str)> {
+        self.0.refused.as_ref().map(|(access, why)| (*access, why.as_str()))
     }
 
     /// How it was accessed first, and why not any more; `None` while it is.
@@ -76,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_way_is_left_once() {
-        let way = Way::new(Access::Polled);
+        let way = Way::new(Access::Polled, None);
         assert_eq!((way.access(), way.left()), (Access::Polled, None));
         let part = way.clone();
         part.leave(|| "refused".into());
