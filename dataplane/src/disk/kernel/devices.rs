@@ -24,12 +24,17 @@ pub struct DeviceEntry {
     pub used_by: Option<String>,
 }
 
-/// All whole block devices that have a capacity, by name.
+/// All whole block devices that have a capacity, by name. Those that the kernel hides, which nobody
+/// can open, are not among them: a path of an NVMe namespace with several (`nvme0c0n1`).
 ///
 /// # Errors
 /// If sysfs cannot be read.
 pub fn list_devices() -> io::Result<Vec<DeviceEntry>> {
-    let mut entries: Vec<DeviceEntry> = fs::read_dir("/sys/block")?
+    list(Path::new("/sys/block"))
+}
+
+fn list(blocks: &Path) -> io::Result<Vec<DeviceEntry>> {
+    let mut entries: Vec<DeviceEntry> = fs::read_dir(blocks)?
         .filter_map(Result::ok)
         .filter_map(|entry| device(&entry.file_name().to_string_lossy(), &entry.path()))
         .collect();
@@ -38,6 +43,9 @@ pub fn list_devices() -> io::Result<Vec<DeviceEntry>> {
 }
 
 fn device(name: &str, directory: &Path) -> Option<DeviceEntry> {
+    if number::<u32>(directory, "hidden") == Some(1) {
+        return None;
+    }
     let sectors: u64 = number(directory, "size").filter(|&sectors| sectors > 0)?;
     let below = directory.join("device");
     Some(DeviceEntry {
@@ -96,7 +104,30 @@ fn used_by(directory: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::page_serial;
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_hides_is_not_listed() {
+        let blocks = std::env::temp_dir().join(format!("blocks-{}", std::process::id()));
+        let set = |name: &str, attribute: &str, value: &str| {
+            fs::create_dir_all(blocks.join(name)).unwrap();
+            fs::write(blocks.join(name).join(attribute), value).unwrap();
+        };
+        for (name, size, hidden) in [
+            ("nvme0n1", "2048\n", Some("0\n")),
+            ("nvme0c0n1", "2048\n", Some("1\n")),
+            ("nvme0c1n1", "2048\n", Some("1\n")),
+            ("loop0", "0\n", Some("0\n")),
+            ("sda", "16\n", None),
+        ] {
+            set(name, "size", size);
+            hidden.into_iter().for_each(|hidden| set(name, "hidden", hidden));
+        }
+        let listed = list(&blocks).unwrap();
+        let listed: Vec<_> = listed.iter().map(|entry| (entry.path.to_str(), entry.size)).collect();
+        assert_eq!(listed, [(Some("/dev/nvme0n1"), 1 << 20), (Some("/dev/sda"), 8192)]);
+        fs::remove_dir_all(&blocks).unwrap();
+    }
 
     #[test]
     fn serial_numbers_are_read_from_their_page() {
