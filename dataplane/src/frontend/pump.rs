@@ -27,8 +27,8 @@ const STAGING_BESIDE_LARGE: usize = 4 << 10;
 /// Part of its core's buffers that one connection may hold.
 const POOL_SHARE: usize = 8;
 
-/// Bytes of reads that a connection may begin before what is answered by then goes out: its host has
-/// something to do while the rest is read. A read that is longer begins alone.
+/// Bytes of reads that a connection may begin before what is answered by then goes out: its host
+/// has something to do while the rest is read. A read that is longer begins alone.
 const READS_AT_ONCE: usize = 64 << 10;
 
 /// What the frontend needs of its core for one step.

@@ -1,7 +1,7 @@
 //! Task attributes: which commands wait for older ones (SAM-5 section 8.6).
 //!
-//! Order is kept among the commands of a session to a unit. Who sees those of another only when they
-//! are answered cannot tell in which order both arrived.
+//! Order is kept among the commands of a session to a unit. Who sees those of another only when
+//! they are answered cannot tell in which order both arrived.
 
 use super::Connection;
 use super::slots::{Entry, Slots, State};
