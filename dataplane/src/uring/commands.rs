@@ -12,7 +12,8 @@
 //! that file too, as one that is registered: the kernel lets it go after the last command has
 //! ended, also when the process is killed, so that no late write meets the next owner.
 
-use super::ring::{RingError, setup_error};
+use super::passthrough::NvmeCommand;
+use super::ring::{RingError, builder, check_entered, setup_error};
 use crate::disk::{Op, Tag, WriteData};
 use io_uring::cqueue::Entry32;
 use io_uring::squeue::Entry128;
@@ -21,36 +22,10 @@ use io_uring::{EnterFlags, IoUring, opcode};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use storage_spec::nvme::command::{IoDword12, NvmOpcode};
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromZeros, IntoBytes};
 
 /// `NVME_URING_CMD_IO`: `_IOWR('N', 0x80, struct nvme_uring_cmd)`.
 const NVME_COMMAND: u32 = 0xc048_4e80;
-
-/// `struct nvme_uring_cmd` (Linux: include/uapi/linux/nvme_ioctl.h), and what is left of an entry.
-#[repr(C)]
-#[derive(FromZeros, IntoBytes, Immutable)]
-struct NvmeCommand {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    nsid: u32,
-    cdw2: u32,
-    cdw3: u32,
-    metadata: u64,
-    address: u64,
-    metadata_len: u32,
-    data_len: u32,
-    cdw10: u32,
-    cdw11: u32,
-    cdw12: u32,
-    cdw13: u32,
-    cdw14: u32,
-    cdw15: u32,
-    timeout_ms: u32,
-    reserved_68: u32,
-    rest: [u8; 8],
-}
-const _: () = assert!(size_of::<NvmeCommand>() == 80);
 
 /// What commands name.
 #[derive(Debug, Clone, Copy)]
@@ -96,13 +71,7 @@ impl CommandQueue {
         base: u64,
         depth: usize,
     ) -> Result<Self, RingError> {
-        let io = IoUring::<Entry128, Entry32>::builder()
-            .dontfork()
-            .setup_single_issuer()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .setup_defer_taskrun()
-            .setup_submit_all()
+        let io = builder::<Entry128, Entry32>()
             .build(depth.next_power_of_two() as u32)
             .map_err(setup_error)?;
         io.submitter().register_files(&[lock.as_raw_fd()]).map_err(setup_error)?;
@@ -131,7 +100,9 @@ impl CommandQueue {
         let index = self.free.pop().expect("no more in flight than the queue is deep");
         let command = self.command(&mut op);
         self.slots[index as usize] = Some((tag, op));
-        let bytes = command.as_bytes().try_into().expect("80 bytes");
+        // What is left of an entry means nothing.
+        let mut bytes = [0; 80];
+        bytes[..size_of::<NvmeCommand>()].copy_from_slice(command.as_bytes());
         let fd = Fd(self.device.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, NVME_COMMAND).cmd(bytes).build();
         let entry = entry.user_data(u64::from(index));
@@ -192,13 +163,7 @@ impl CommandQueue {
         let (flags, no_mask) = (EnterFlags::GETEVENTS.bits(), None::<&libc::sigset_t>);
         // SAFETY: without arguments there is nothing to be invalid.
         let entered = unsafe { self.io.submitter().enter(pending, want, flags, no_mask) };
-        if let Err(error) = entered {
-            let number = error.raw_os_error();
-            assert!(
-                matches!(number, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)),
-                "io_uring_enter refuses what we built: {error}"
-            );
-        }
+        let _ = check_entered(entered);
     }
 }
 

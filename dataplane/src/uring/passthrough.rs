@@ -5,30 +5,31 @@ use std::io;
 use std::os::fd::AsRawFd;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
-/// `struct nvme_passthru_cmd` (Linux: include/uapi/linux/nvme_ioctl.h).
+/// `struct nvme_passthru_cmd` and `struct nvme_uring_cmd` (Linux:
+/// include/uapi/linux/nvme_ioctl.h), of which the last has no result.
 #[repr(C)]
 #[derive(FromZeros, IntoBytes, Immutable)]
-struct NvmeAdmin {
-    opcode: u8,
-    flags: u8,
-    reserved: u16,
-    nsid: u32,
-    cdw2: u32,
-    cdw3: u32,
-    metadata: u64,
-    address: u64,
-    metadata_len: u32,
-    data_len: u32,
-    cdw10: u32,
-    cdw11: u32,
-    cdw12: u32,
-    cdw13: u32,
-    cdw14: u32,
-    cdw15: u32,
-    timeout_ms: u32,
-    result: u32,
+pub(super) struct NvmeCommand {
+    pub(super) opcode: u8,
+    pub(super) flags: u8,
+    pub(super) reserved: u16,
+    pub(super) nsid: u32,
+    pub(super) cdw2: u32,
+    pub(super) cdw3: u32,
+    pub(super) metadata: u64,
+    pub(super) address: u64,
+    pub(super) metadata_len: u32,
+    pub(super) data_len: u32,
+    pub(super) cdw10: u32,
+    pub(super) cdw11: u32,
+    pub(super) cdw12: u32,
+    pub(super) cdw13: u32,
+    pub(super) cdw14: u32,
+    pub(super) cdw15: u32,
+    pub(super) timeout_ms: u32,
+    pub(super) result: u32,
 }
-const _: () = assert!(size_of::<NvmeAdmin>() == 72);
+const _: () = assert!(size_of::<NvmeCommand>() == 72);
 
 /// `NVME_IOCTL_ADMIN_CMD`: `_IOWR('N', 0x41, struct nvme_passthru_cmd)`.
 const NVME_ADMIN: u32 = 0xc048_4e41;
@@ -88,14 +89,14 @@ fn nvme_read(
     data: &mut [u8],
 ) -> io::Result<()> {
     assert!(opcode == GET_LOG_PAGE || opcode == IDENTIFY, "commands that only report");
-    let mut command = NvmeAdmin {
+    let mut command = NvmeCommand {
         opcode,
         nsid,
         address: data.as_mut_ptr() as u64,
         data_len: data.len() as u32,
         cdw10,
         timeout_ms: TIMEOUT_MS,
-        ..NvmeAdmin::new_zeroed()
+        ..NvmeCommand::new_zeroed()
     };
     // SAFETY: the structure that this call takes; it names `data`, which outlives the call.
     let result = unsafe {

@@ -3,9 +3,10 @@
 use super::Waker;
 use crate::dma::Arena;
 use bitfield_struct::bitfield;
-use io_uring::squeue::Entry;
+use io_uring::cqueue::EntryMarker as CompletionMarker;
+use io_uring::squeue::{Entry, EntryMarker};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, opcode};
+use io_uring::{Builder, EnterFlags, IoUring, opcode};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -131,17 +132,11 @@ impl Ring {
     /// # Errors
     /// [`RingError`] says what the operator can do.
     pub fn new(options: RingOptions) -> Result<Self, RingError> {
-        let mut builder = IoUring::builder();
+        let mut builder = builder();
         if options.polled {
             builder.setup_iopoll();
         }
         let io = builder
-            .dontfork()
-            .setup_single_issuer()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .setup_defer_taskrun()
-            .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(options.completions)
             .build(options.submissions)
@@ -404,7 +399,12 @@ impl Inner {
                 let args = SubmitArgs::new().timespec(&time);
                 let flags = flags | EnterFlags::EXT_ARG;
                 // SAFETY: the arguments outlive the call, and are what the flag announces.
-                unsafe { self.io.submitter().enter(pending, want, flags.bits(), Some(&args)) }
+                let entered =
+                    unsafe { self.io.submitter().enter(pending, want, flags.bits(), Some(&args)) };
+                match entered {
+                    Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(0),
+                    entered => entered,
+                }
             }
             None => {
                 let no_mask = None::<&libc::sigset_t>;
@@ -412,17 +412,7 @@ impl Inner {
                 unsafe { self.io.submitter().enter(pending, want, flags.bits(), no_mask) }
             }
         };
-        match entered {
-            Ok(submitted) => self.counters.submitted += submitted as u64,
-            // Interrupted, timed out, or to be tried again when completions have been reaped.
-            Err(error) => assert!(
-                matches!(
-                    error.raw_os_error(),
-                    Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)
-                ),
-                "io_uring_enter refuses what we built: {error}"
-            ),
-        }
+        self.counters.submitted += check_entered(entered) as u64;
     }
 
     fn reap(&mut self) {
@@ -451,6 +441,32 @@ impl Inner {
             self.undelivered += 1;
         }
     }
+}
+
+/// What all rings have in common: one thread submits and fetches, and only when it wants to.
+pub(super) fn builder<S: EntryMarker, C: CompletionMarker>() -> Builder<S, C> {
+    let mut builder = IoUring::<S, C>::builder();
+    builder
+        .dontfork()
+        .setup_single_issuer()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_defer_taskrun()
+        .setup_submit_all();
+    builder
+}
+
+/// How many submissions the kernel took. It took none if it was interrupted, or wants to be asked
+/// again when completions have been reaped.
+pub(super) fn check_entered(entered: io::Result<usize>) -> usize {
+    entered.unwrap_or_else(|error| {
+        let number = error.raw_os_error();
+        assert!(
+            matches!(number, Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ENOMEM)),
+            "io_uring_enter refuses what we built: {error}"
+        );
+        0
+    })
 }
 
 pub(super) fn setup_error(error: io::Error) -> RingError {

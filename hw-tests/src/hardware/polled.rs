@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::machine::{Machine, Ssd};
-use super::pulled::{self, LINK};
+use super::pulled;
 use super::steps;
 use crate::bed::Maker;
 use crate::scenario::Outcome;
@@ -72,20 +72,7 @@ pub(crate) fn passthrough(maker: &mut Maker) -> Result<Outcome> {
         let printed = machine.run("# conformance\n$C passthrough /dev/nvme0n1")?;
         let is_so = |text: &str| printed.contains(text);
         ensure!(is_so("access: kernel passthrough,") && is_so("passed"), "{printed}");
-        let device = machine.run(&format!(
-            r#"# serve{LINK}
-            link
-            $B disk format /run/ssd --shards 2 --force
-            configure pci:0000:01:00.0 1
-            sed -i -e 's|^device = .*|path = "/run/ssd"\npassthrough = true|' \
-                -e '/^namespace/d' /run/node.toml
-            start
-            $B host allow '*'
-            $B volume create v 256MiB --uuid $UUID
-            connect --nr-io-queues=2
-            device"#
-        ))?;
-        let device = steps::device_of(&device)?;
+        let device = pulled::serve_linked(machine, "passthrough = true")?;
         machine.run(&format!(
             r#"# verify
             fio --name=v --filename={device} --rw=randrw --bsrange=4k-64k --size=32M --io_size=16M \
@@ -98,7 +85,7 @@ pub(crate) fn passthrough(maker: &mut Maker) -> Result<Outcome> {
             grep -q 'in use' /tmp/refused"#
         ))?;
         steps::kills(machine, &device, 3)?;
-        pulled::once(machine, &device)?;
+        pulled::pulls(machine, &device, 1)?;
         machine.run(
             r#"# end
             $B events | grep -q disk.returned

@@ -27,7 +27,7 @@ const WORDS: &str = r#"
     }"#;
 
 /// `link`: finds the SSD, wherever it is, and lets the configured path point to it.
-pub(super) const LINK: &str = r#"
+const LINK: &str = r#"
     link() {
         for _ in $(seq 200); do
             for d in /sys/block/nvme*; do
@@ -129,51 +129,49 @@ pub(crate) fn own(maker: &mut Maker) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
-/// The kernel's SSD is pulled under load and comes back.
-pub(super) fn once(machine: &Machine, device: &str) -> Result<()> {
+/// Serves the kernel's SSD by a path that follows it, with these lines about the disk besides, and
+/// returns the device of its volume.
+pub(super) fn serve_linked(machine: &Machine, lines: &str) -> Result<String> {
+    let device = machine.run(&format!(
+        r#"# serve{LINK}
+        link
+        $B disk format /run/ssd --shards 2 --force
+        configure pci:0000:01:00.0 1
+        sed -i -e 's|^device = .*|path = "/run/ssd"\n{lines}|' -e '/^namespace/d' /run/node.toml
+        start
+        $B host allow '*'
+        $B volume create v 256MiB --uuid $UUID
+        connect --nr-io-queues=2
+        device"#
+    ))?;
+    steps::device_of(&device)
+}
+
+/// The kernel's SSD is pulled so many times and comes back, by the path that follows it.
+pub(super) fn pulls(machine: &Machine, device: &str, rounds: u32) -> Result<()> {
     machine.run(&mark(device))?;
     let mut qmp = machine.qmp()?;
-    let load = machine.start(&doomed(device))?;
-    machine.run("sleep 1")?;
-    remove(&mut qmp)?;
-    machine.guest.finish(load)?;
-    machine.run(&format!("# the node goes on{WORDS}\nstate offline"))?;
-    put_back(&mut qmp)?;
-    machine.run(&format!("# back{LINK}\nsleep 1\nlink"))?;
-    machine.run(&verified(device, 1)).map(drop)
+    for round in 1..=rounds {
+        // The second time nothing is written or read when it happens.
+        let load = if round == 2 { None } else { Some(machine.start(&doomed(device))?) };
+        machine.run("sleep 1")?;
+        remove(&mut qmp)?;
+        if let Some(load) = load {
+            machine.guest.finish(load)?;
+        }
+        machine.run(&format!("# the node goes on{WORDS}\nstate offline"))?;
+        put_back(&mut qmp)?;
+        machine.run(&format!("# back{LINK}\nsleep 1\nlink"))?;
+        machine.run(&verified(device, round))?;
+    }
+    Ok(())
 }
 
 /// The same with the kernel's driver, whose block device may have another name when it is back.
 pub(crate) fn of_the_kernel(maker: &mut Maker) -> Result<Outcome> {
     Machine::boot(maker, &[Ssd::plain()])?.finish(|machine| {
-        let device = machine.run(&format!(
-            "# serve{LINK}
-            link
-            $B disk format /run/ssd --shards 2 --force
-            configure pci:0000:01:00.0 1
-            sed -i -e 's|^device = .*|path = \"/run/ssd\"|' -e '/^namespace/d' /run/node.toml
-            start
-            $B host allow '*'
-            $B volume create v 256MiB --uuid $UUID
-            connect --nr-io-queues=2
-            device"
-        ))?;
-        let device = steps::device_of(&device)?;
-        machine.run(&mark(&device))?;
-        let mut qmp = machine.qmp()?;
-        for round in 1..=ROUNDS {
-            // The second time nothing is written or read when it happens.
-            let load = if round == 2 { None } else { Some(machine.start(&doomed(&device))?) };
-            machine.run("sleep 1")?;
-            remove(&mut qmp)?;
-            if let Some(load) = load {
-                machine.guest.finish(load)?;
-            }
-            machine.run(&format!("# the node goes on{WORDS}\nstate offline"))?;
-            put_back(&mut qmp)?;
-            machine.run(&format!("# back{LINK}\nsleep 1\nlink"))?;
-            machine.run(&verified(&device, round))?;
-        }
+        let device = serve_linked(machine, "")?;
+        pulls(machine, &device, ROUNDS)?;
         machine.run("# check\nnvme disconnect-all; stop; $B disk check /run/ssd")?;
         Ok(())
     })?;

@@ -37,10 +37,9 @@ impl Generic {
         if format!("{}:{}", major(number), minor(number)) != place.number {
             return Err(format!("{} is another device", place.path.display()));
         }
-        let block_shift = check_format(&device, info)?;
-        let id = |fd| nvme_namespace_id(fd).map_err(|error| format!("its number: {error}"));
-        let nsid = id(&device)?;
-        if nsid != id(block)? {
+        let (nsid, block_shift) = identify(&device, info)?;
+        let of_block = nvme_namespace_id(block).map_err(|error| format!("its number: {error}"))?;
+        if nsid != of_block {
             return Err("the generic device is of another namespace".to_owned());
         }
         let (transfer_max, fua) = (place.transfer_max, info.fua);
@@ -155,12 +154,14 @@ impl Place {
     }
 }
 
-/// log2 of a block's bytes, of a namespace without metadata that is what the block device shows.
-fn check_format(device: &OwnedFd, info: &Info) -> Result<u8, String> {
+/// The number, and log2 of a block's bytes, of a namespace without metadata that is what the block
+/// device shows.
+fn identify(device: &OwnedFd, info: &Info) -> Result<(u32, u8), String> {
     let ask = |error: io::Error| format!("cannot identify the namespace: {error}");
     let nsid = nvme_namespace_id(device).map_err(ask)?;
     let bytes = nvme_identify_namespace(device, nsid).map_err(ask)?;
-    block_shift(&IdentifyNamespace::read_from_bytes(&bytes).expect("it has one page"), info)
+    let identity = IdentifyNamespace::read_from_bytes(&bytes).expect("it has one page");
+    Ok((nsid, block_shift(&identity, info)?))
 }
 
 fn block_shift(identity: &IdentifyNamespace, info: &Info) -> Result<u8, String> {
