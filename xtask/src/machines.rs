@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::tally::Tally;
+use crate::workspace::Workspace;
 use crate::{debian, process, test};
 
 /// What `hw-tests` calls beside what every Debian has, and the package that has it.
@@ -19,23 +20,23 @@ const PROGRAMS: [(&str, &str); 6] = [
 ];
 
 /// Runs them and counts. Where the machine cannot hold them they are skipped, with the reason.
-pub(crate) fn test(root: &Path) -> Result<Tally> {
+pub(crate) fn test(found: &Workspace) -> Result<Tally> {
     if let Err(error) = debian::need(&PROGRAMS) {
         return Ok(Tally::skip(format!("machines: {error:#}")));
     }
     if !debian::is_root() {
         return Ok(Tally::skip("machines: building the guest needs root"));
     }
-    build(root)?;
-    let printed = hw_tests(&[]).run_and_keep()?;
+    build()?;
+    let printed = found.program("hw-tests").run_and_keep()?;
     Ok(test::count("machines", &printed))
 }
 
 /// Runs them with the arguments given: `cargo xtask machines [SCENARIO...]`.
-pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
+pub(crate) fn run(arguments: &[String]) -> Result<()> {
     debian::need(&PROGRAMS)?;
-    build(root)?;
-    hw_tests(arguments).run()
+    build()?;
+    Workspace::find()?.program("hw-tests").args(arguments).run()
 }
 
 /// Measures fio in the guest against the node in release, and returns the file with its figures.
@@ -47,17 +48,16 @@ pub(crate) fn measure(root: &Path) -> Result<PathBuf> {
     let file = folder.join("guest.json");
     let binary = root.join("target/release/basalt");
     let shown = |path: &Path| path.display().to_string();
-    hw_tests(&["--measure".into(), shown(&file), "--binary".into(), shown(&binary)]).run()?;
+    process::cargo(["run", "--quiet", "-p", "hw-tests", "--"])
+        .args(["--measure".into(), shown(&file), "--binary".into(), shown(&binary)])
+        .run()?;
     Ok(file)
 }
 
-/// The node is tested as the ordinary build makes it; its assertions are on either way.
-fn build(_root: &Path) -> Result<()> {
-    process::cargo(["build", "--quiet", "-p", "basalt", "-p", "hw-tests"]).run()?;
-    // What tries devices out in the guest.
-    process::cargo(["build", "--quiet", "-p", "dataplane", "--example", "device_check"]).run()
-}
-
-fn hw_tests(arguments: &[String]) -> process::Program {
-    process::cargo(["run", "--quiet", "-p", "hw-tests", "--"]).args(arguments)
+/// The node is tested as the ordinary build makes it; its assertions are on either way. With it
+/// come the tests themselves and what tries devices out in the guest.
+fn build() -> Result<()> {
+    process::cargo(["build", "--quiet", "-p", "basalt", "-p", "hw-tests", "-p", "dataplane"])
+        .args(["--bins", "--example", "device_check"])
+        .run()
 }

@@ -12,6 +12,7 @@ mod tally;
 mod test;
 mod tidy;
 mod verify;
+mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -85,11 +86,11 @@ fn run() -> Result<()> {
         Chore::Verify => verify::verify(&root),
         Chore::Tidy => tidy::tidy(&root),
         Chore::Fix => verify::fix(&root),
-        Chore::Test { fast } => test::test(&root, fast),
+        Chore::Test { fast } => test::test(fast),
         Chore::Fuzz { seconds, target } => fuzz::fuzz(&root, seconds, target.as_deref()),
-        Chore::Sim(rest) => test::simulate(&root, &rest.arguments),
+        Chore::Sim(rest) => test::simulate(&rest.arguments),
         Chore::Bench(rest) => bench(&root, rest.arguments),
-        Chore::Machines(rest) => machines::run(&root, &rest.arguments),
+        Chore::Machines(rest) => machines::run(&rest.arguments),
         Chore::Image(_) => anyhow::bail!("no node image is built yet: there is no images/ folder"),
     }
 }

@@ -1,12 +1,10 @@
 //! Every test there is, in groups, closed by one line that counts them all.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use serde::Deserialize;
 
 use crate::process::{self, Printed};
 use crate::tally::Tally;
+use crate::workspace::{Simulator, Workspace};
 use crate::{debian, machines};
 
 /// Debian packages that the tests call by the programs in them.
@@ -20,21 +18,25 @@ struct Group {
 }
 
 /// Runs everything; with `fast` nothing that takes longer than two minutes.
-pub(crate) fn test(root: &Path, fast: bool) -> Result<()> {
+pub(crate) fn test(fast: bool) -> Result<()> {
     debian::need(&TEST_PROGRAMS)?;
-    let mut groups = vec![workspace()?, documentation()?, simulator()?];
+    let found = Workspace::find()?;
+    let mut groups = vec![workspace(&found)?, documentation(&found)?, simulator(&found)?];
     let tally =
-        if fast { Tally::skip("machines: left out by --fast") } else { machines::test(root)? };
+        if fast { Tally::skip("machines: left out by --fast") } else { machines::test(&found)? };
     groups.push(Group { name: "machines", tally });
     report(&groups)
 }
 
 /// Runs the simulator with the arguments given.
-pub(crate) fn simulate(_root: &Path, arguments: &[String]) -> Result<()> {
-    match find_simulator()? {
-        Some(target) => process::cargo(target.run_arguments(true)).args(arguments).run(),
-        None => bail!("there is no simulator: no package has a program or example called `sim`"),
-    }
+pub(crate) fn simulate(arguments: &[String]) -> Result<()> {
+    let Some(Simulator { package, kind, .. }) = Workspace::find()?.simulator else {
+        bail!("there is no simulator: no package has a program or example called `sim`");
+    };
+    process::cargo(["run", "--quiet", "--release", "-p", &package, "--features", "sim"])
+        .args([kind, "sim", "--"])
+        .args(arguments)
+        .run()
 }
 
 /// Prints what each group did, why tests were left out, and the closing line.
@@ -62,7 +64,7 @@ fn report(groups: &[Group]) -> Result<()> {
 }
 
 /// Unit, property and replay tests of all packages.
-fn workspace() -> Result<Group> {
+fn workspace(found: &Workspace) -> Result<Group> {
     let runner = if process::is_installed("cargo-nextest") {
         process::cargo(["nextest", "run", "--workspace", "--no-fail-fast"])
             .args(["--no-tests", "warn", "--status-level", "slow"])
@@ -71,20 +73,25 @@ fn workspace() -> Result<Group> {
         process::cargo(["test", "--quiet", "--workspace", "--no-fail-fast"])
             .args(["--lib", "--bins", "--tests"])
     };
-    Ok(Group { name: "workspace", tally: count("workspace", &runner.run_and_keep()?) })
+    let printed = runner.args(found.features()).run_and_keep()?;
+    Ok(Group { name: "workspace", tally: count("workspace", &printed) })
 }
 
 /// Examples in the documentation, which nextest does not run.
-fn documentation() -> Result<Group> {
-    let runner = process::cargo(["test", "--quiet", "--workspace", "--no-fail-fast", "--doc"]);
+fn documentation(found: &Workspace) -> Result<Group> {
+    let runner = process::cargo(["test", "--quiet", "--workspace", "--no-fail-fast", "--doc"])
+        .args(found.features());
     Ok(Group { name: "documentation", tally: count("documentation", &runner.run_and_keep()?) })
 }
 
 /// The simulator's ordinary run: each seed is one test.
-fn simulator() -> Result<Group> {
-    let tally = match find_simulator()? {
-        Some(target) => {
-            let runner = process::cargo(target.run_arguments(false)).args(["--ordinary"]);
+fn simulator(found: &Workspace) -> Result<Group> {
+    let tally = match &found.simulator {
+        Some(Simulator { kind, file, .. }) => {
+            process::cargo(["build", "--quiet", "--workspace", kind, "sim"])
+                .args(found.features())
+                .run()?;
+            let runner = found.program(file).args(["--ordinary"]);
             count("simulator", &runner.run_and_keep()?)
         }
         None => Tally::skip("simulator: no package has a program or example called `sim`"),
@@ -100,58 +107,4 @@ pub(crate) fn count(group: &str, printed: &Printed) -> Tally {
         tally.failed = 1;
     }
     tally
-}
-
-/// A program or example called `sim`.
-struct Simulator {
-    package: String,
-    kind: &'static str,
-}
-
-impl Simulator {
-    fn run_arguments(&self, release: bool) -> Vec<String> {
-        let mut arguments: Vec<String> =
-            ["run", "--quiet", "-p", &self.package, "--features", "sim", self.kind, "sim"]
-                .map(str::to_owned)
-                .into();
-        arguments.extend(release.then(|| "--release".to_owned()));
-        arguments.push("--".to_owned());
-        arguments
-    }
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    packages: Vec<Package>,
-}
-
-#[derive(Deserialize)]
-struct Package {
-    name: String,
-    targets: Vec<Target>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
-fn find_simulator() -> Result<Option<Simulator>> {
-    let metadata = process::cargo(["metadata", "--format-version", "1", "--no-deps"]).output()?;
-    let metadata: Metadata = serde_json::from_str(&metadata)?;
-    for package in metadata.packages {
-        for target in package.targets.iter().filter(|target| target.name == "sim") {
-            let is = |kind: &str| target.kind.iter().any(|k| k == kind);
-            let kind = if is("bin") {
-                "--bin"
-            } else if is("example") {
-                "--example"
-            } else {
-                continue;
-            };
-            return Ok(Some(Simulator { package: package.name, kind }));
-        }
-    }
-    Ok(None)
 }
