@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 
 use anyhow::Result;
 
@@ -19,13 +20,21 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("xz", "xz-utils"),
 ];
 
+/// Builds them and starts to make the guest's image, which takes a minute or two and for the most
+/// part waits for a mirror; `None` where the machine cannot hold them.
+pub(crate) fn begin(found: &Workspace) -> Result<Option<Child>> {
+    if lacking().is_some() {
+        return Ok(None);
+    }
+    build()?;
+    // If it fails, they make it themselves, or say why they cannot.
+    found.program("hw-tests").args(["--image"]).start().map(Some)
+}
+
 /// Runs them and counts. Where the machine cannot hold them they are skipped, with the reason.
 pub(crate) fn test(found: &Workspace) -> Result<Tally> {
-    if let Err(error) = debian::need(&PROGRAMS) {
-        return Ok(Tally::skip(format!("machines: {error:#}")));
-    }
-    if !debian::is_root() {
-        return Ok(Tally::skip("machines: building the guest needs root"));
+    if let Some(reason) = lacking() {
+        return Ok(Tally::skip(format!("machines: {reason}")));
     }
     build()?;
     let printed = found.program("hw-tests").run_and_keep()?;
@@ -52,6 +61,14 @@ pub(crate) fn measure(root: &Path) -> Result<PathBuf> {
         .args(["--measure".into(), shown(&file), "--binary".into(), shown(&binary)])
         .run()?;
     Ok(file)
+}
+
+/// What this machine lacks to hold them.
+fn lacking() -> Option<String> {
+    if let Err(error) = debian::need(&PROGRAMS) {
+        return Some(format!("{error:#}"));
+    }
+    (!debian::is_root()).then(|| "building the guest needs root".to_owned())
 }
 
 /// The node is tested as the ordinary build makes it; its assertions are on either way. With it

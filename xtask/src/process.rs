@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -62,6 +62,12 @@ impl Program {
             bail!("`{}` failed ({status})", self.shown);
         }
         Ok(())
+    }
+
+    /// Starts it and leaves it running beside others.
+    pub(crate) fn start(mut self) -> Result<Child> {
+        println!("$ {} &", self.shown);
+        self.command.spawn().with_context(|| format!("cannot run {}", self.shown))
     }
 
     /// Runs it silently and returns its standard output.

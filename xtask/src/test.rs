@@ -21,6 +21,15 @@ struct Group {
 pub(crate) fn test(fast: bool) -> Result<()> {
     debian::need(&TEST_PROGRAMS)?;
     let found = Workspace::find()?;
+    let image = if fast { None } else { machines::begin(&found)? };
+    // What fails to build is told again, and counted, when it should run.
+    process::cargo(["test", "--quiet", "--workspace", "--no-run"])
+        .args(found.features())
+        .run_and_keep()?;
+    // No test runs beside it.
+    if let Some(mut image) = image {
+        image.wait()?;
+    }
     let mut groups = vec![workspace(&found)?, documentation(&found)?, simulator(&found)?];
     let tally =
         if fast { Tally::skip("machines: left out by --fast") } else { machines::test(&found)? };
