@@ -54,9 +54,30 @@ pub(crate) trait HardwareQueue {
     }
 }
 
+/// A device as a whole, or a drive of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DevicePart {
+    pub(crate) device: PciAddress,
+    /// The port of a drive behind an adapter.
+    pub(crate) port: Option<u8>,
+}
+
+impl From<PciAddress> for DevicePart {
+    fn from(device: PciAddress) -> Self {
+        Self { device, port: None }
+    }
+}
+
+impl DevicePart {
+    /// Whether `other` is this, or a part of it.
+    fn includes(self, other: Self) -> bool {
+        self.device == other.device && (self.port.is_none() || self.port == other.port)
+    }
+}
+
 /// A controller or drive, and what is known of it elsewhere.
 struct ControllerSeat {
-    device: PciAddress,
+    part: DevicePart,
     controller: Box<dyn Controller>,
     watch: HealthWatch,
     /// Set when it is driven no more.
@@ -65,7 +86,7 @@ struct ControllerSeat {
 
 /// A queue, and what ends a sleep when it has something.
 struct QueueSeat {
-    device: PciAddress,
+    part: DevicePart,
     queue: Box<dyn HardwareQueue>,
     bell: Option<Bell>,
 }
@@ -96,24 +117,24 @@ impl Devices {
     /// Adds a controller of a device, or a drive on it. `lost` is set when it is driven no more.
     pub(crate) fn add_controller(
         &mut self,
-        device: PciAddress,
+        part: impl Into<DevicePart>,
         controller: Box<dyn Controller>,
         lost: Arc<AtomicBool>,
     ) {
         self.has_news = true;
-        let watch = HealthWatch::new(controller.name());
-        self.controllers.push(ControllerSeat { device, controller, watch, lost });
+        let (part, watch) = (part.into(), HealthWatch::new(controller.name()));
+        self.controllers.push(ControllerSeat { part, controller, watch, lost });
     }
 
     /// Adds a queue for whose end the core has to poll.
-    pub(crate) fn add_queue(&mut self, device: PciAddress, queue: Box<dyn HardwareQueue>) {
-        self.queues.push(QueueSeat { device, queue, bell: None });
+    pub(crate) fn add_queue(&mut self, part: impl Into<DevicePart>, queue: Box<dyn HardwareQueue>) {
+        self.queues.push(QueueSeat { part: part.into(), queue, bell: None });
     }
 
     /// Adds a queue with an interrupt that ends sleeps in `ring`.
     pub(crate) fn add_interrupting(
         &mut self,
-        device: PciAddress,
+        part: impl Into<DevicePart>,
         queue: Box<dyn HardwareQueue>,
         interrupt: Box<dyn Interrupt>,
         ring: &Ring,
@@ -121,7 +142,7 @@ impl Devices {
         // Without a descriptor for it the core polls.
         let alarm = Alarm::new(ring, interrupt.fd()).ok();
         let bell = alarm.map(|alarm| Bell { interrupt, alarm, is_armed: false });
-        self.queues.push(QueueSeat { device, queue, bell });
+        self.queues.push(QueueSeat { part: part.into(), queue, bell });
     }
 
     /// Sets the time, and advances the controllers. `note` hears of what happened.
@@ -203,20 +224,21 @@ impl Devices {
         }
     }
 
-    /// Begins to let go of a device, whose disks have left every core.
-    pub(crate) fn release(&mut self, device: PciAddress) {
-        self.queues.retain(|seat| seat.device != device);
+    /// Begins to let go of a device or drive, whose disks have left every core.
+    pub(crate) fn release(&mut self, part: DevicePart) {
+        self.queues.retain(|seat| !part.includes(seat.part));
         let now = self.time.now();
-        for seat in self.controllers.iter_mut().filter(|seat| seat.device == device) {
+        for seat in self.controllers.iter_mut().filter(|seat| part.includes(seat.part)) {
             seat.controller.shut_down(now);
         }
     }
 
     /// Whether that is done.
-    pub(crate) fn is_released(&mut self, device: PciAddress) -> bool {
-        self.controllers.retain(|seat| seat.device != device || !seat.controller.has_ended());
+    pub(crate) fn is_released(&mut self, part: DevicePart) -> bool {
+        let is_left = |seat: &ControllerSeat| part.includes(seat.part);
+        self.controllers.retain(|seat| !is_left(seat) || !seat.controller.has_ended());
         self.has_news = true;
-        !self.controllers.iter().any(|seat| seat.device == device)
+        !self.controllers.iter().any(is_left)
     }
 
     /// Ends the controllers, each in the time that it takes, once nobody uses their queues any

@@ -1,12 +1,11 @@
 //! What cores say to each other.
 
-use super::Devices;
 use super::ShardSeat;
 use super::slots::Landed;
+use super::{DevicePart, Devices};
 use crate::dma::Pool;
 use crate::frontend::{Connection, Event};
 use crate::net::Handoff;
-use crate::pci::PciAddress;
 use crate::store::{self, Completion, Mounting, VolumeId};
 use crate::uring::Ring;
 use crate::volume::{Piece, Route};
@@ -61,8 +60,9 @@ pub(crate) enum Message {
     Shard { token: u64, reply: ShardReply },
     /// Have the shards of these disks leave. Answered by `Shard` when nothing of them is left.
     Retire { token: u64, disks: Arc<[usize]> },
-    /// Let go of a device, whose disks have left every core. Answered by `Shard` when it is done.
-    Release { token: u64, device: PciAddress },
+    /// Let go of a device or drive, whose disks have left every core. Answered by `Shard` when it
+    /// is done.
+    Release { token: u64, part: DevicePart },
     /// Shards come. Answered by `Landed` when they are recovered, or could not be.
     Arrive { token: u64, arrival: Box<dyn Arrival> },
     /// To the control core: the answer.

@@ -1,12 +1,11 @@
 //! What one core does in one turn. The reactor calls it on real time, the simulator on its own.
 
 use super::slots::Slots;
-use super::{Adopted, Devices, Links, Message, ShardCommand, ShardReply};
+use super::{Adopted, DevicePart, Devices, Links, Message, ShardCommand, ShardReply};
 use crate::dma::Pool;
 use crate::frontend::{Event, Frontend, Post, Surrounding};
 use crate::net::{Event as NetEvent, Net};
 use crate::node::{Control, DiskCounters, EventLog, Registry};
-use crate::pci::PciAddress;
 use crate::store::{Completion, Shard, VolumeId};
 use crate::uring::Ring;
 use crate::volume::{Around, Outbound, Piece, Requests, Routes, ShardAddress, add};
@@ -103,7 +102,7 @@ pub(crate) struct Core {
 /// A disk that leaves or comes, or a device that is let go, and who is to hear when it has.
 enum Move {
     Retire { token: u64, disks: Arc<[usize]> },
-    Release { token: u64, device: PciAddress },
+    Release { token: u64, part: DevicePart },
     Arrive { token: u64 },
 }
 
@@ -571,9 +570,9 @@ impl Core {
                 self.paths.shards.retire(&disks);
                 Move::Retire { token, disks }
             }
-            Message::Release { token, device } => {
-                self.devices.release(device);
-                Move::Release { token, device }
+            Message::Release { token, part } => {
+                self.devices.release(part);
+                Move::Release { token, part }
             }
             Message::Arrive { token, arrival } => {
                 let ring = self.ring.as_ref();
@@ -592,7 +591,7 @@ impl Core {
         for each in std::mem::take(&mut self.moves) {
             let is_done = match &each {
                 Move::Retire { disks, .. } => self.paths.shards.has_none_of(disks),
-                Move::Release { device, .. } => self.devices.is_released(*device),
+                Move::Release { part, .. } => self.devices.is_released(*part),
                 Move::Arrive { .. } => self.paths.shards.has_landed(),
             };
             if !is_done {

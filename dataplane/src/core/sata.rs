@@ -1,11 +1,16 @@
 //! AHCI adapters and their drives as a core drives them.
 
 use super::devices::{Controller, HardwareQueue};
-use crate::disk::ahci::{AhciEvent, AhciHba, AhciPort};
+use crate::disk::ahci::{AhciEvent, AhciHba, AhciPort, AhciSeat, Trouble};
 use crate::disk::health::Health;
 use crate::hardware::{Device, Registers};
 use crate::node::{DriveInfo, Severity};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use nvmeof_target::io::Now;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use storage_spec::ahci::PORTS_MAX;
 
 /// How often a drive is asked how it fares: it drains its queue for that.
 const HEALTH_PERIOD: Now = Now::from_secs(300);
@@ -13,18 +18,121 @@ const HEALTH_PERIOD: Now = Now::from_secs(300);
 const REST_MAX: Now = Now::from_secs(1);
 /// Longest time that ports take to stop at the end, after that.
 const END_MAX: Now = Now::from_secs(3);
+/// Longest time that a port takes to be free after its drive was let go.
+const FREE_MAX: Now = Now::from_secs(5);
+
+/// How a thread beside the cores has an adapter look for drives that are plugged in again. Clones
+/// are of the same adapter.
+pub(crate) struct Probe<R: Registers> {
+    wanted: Arc<AtomicU32>,
+    answers: Receiver<Sighting<R>>,
+}
+
+/// What there is on a port that an adapter was to look at.
+pub(crate) struct Sighting<R: Registers> {
+    pub(crate) port: u8,
+    /// A drive, or why there is none that can be used.
+    pub(crate) found: Result<AhciSeat<R>, Trouble>,
+}
+
+/// The adapter's side of it. Ports have a bit each.
+struct Probed<R: Registers> {
+    wanted: Arc<AtomicU32>,
+    answers: Sender<Sighting<R>>,
+    /// Which are to be looked at, and until when at the latest they are free for that.
+    waiting: u32,
+    patience: [Now; PORTS_MAX],
+    /// Which are being looked at.
+    searched: u32,
+}
+
+impl<R: Registers> Clone for Probe<R> {
+    fn clone(&self) -> Self {
+        Self { wanted: Arc::clone(&self.wanted), answers: self.answers.clone() }
+    }
+}
+
+impl<R: Registers> Probe<R> {
+    /// Wants a port looked at, which leads to one answer as long as the adapter runs. What drove it
+    /// before has been let go.
+    pub(crate) fn ask(&self, port: u8) {
+        self.wanted.fetch_or(1 << port, Ordering::Relaxed);
+    }
+
+    /// An answer.
+    pub(crate) fn take(&self) -> Option<Sighting<R>> {
+        self.answers.try_recv().ok()
+    }
+}
+
+impl<R: Registers> Probed<R> {
+    fn answer(&mut self, port: u8, found: Result<AhciSeat<R>, Trouble>) {
+        self.waiting &= !(1 << port);
+        self.searched &= !(1 << port);
+        // Nobody takes it at the end of the node.
+        let _ = self.answers.send(Sighting { port, found });
+    }
+}
 
 /// An adapter, at home on this core.
 pub(crate) struct SataAdapter<D: Device> {
     hba: AhciHba<D>,
+    probed: Probed<D::Registers>,
+    /// What it has to tell.
+    events: VecDeque<AhciEvent>,
     /// When patience with its end ends, once it has begun.
     ends: Option<Now>,
     now: Now,
 }
 
 impl<D: Device> SataAdapter<D> {
-    pub(crate) fn new(hba: AhciHba<D>) -> Self {
-        Self { hba, ends: None, now: Now::ZERO }
+    /// The adapter, and what has it look for drives later.
+    pub(crate) fn new(hba: AhciHba<D>) -> (Self, Probe<D::Registers>) {
+        let (sender, answers) = unbounded();
+        let probe = Probe { wanted: Arc::default(), answers };
+        let wanted = Arc::clone(&probe.wanted);
+        let probed = Probed {
+            wanted,
+            answers: sender,
+            waiting: 0,
+            patience: [Now::ZERO; PORTS_MAX],
+            searched: 0,
+        };
+        (Self { hba, probed, events: VecDeque::new(), ends: None, now: Now::ZERO }, probe)
+    }
+
+    /// Looks at the ports that it is to look at, and hands over what is found there.
+    fn probe(&mut self) {
+        let Self { hba, probed, now, .. } = self;
+        if probed.wanted.load(Ordering::Relaxed) > 0 {
+            let wanted = probed.wanted.swap(0, Ordering::Relaxed) & !probed.waiting;
+            probed.waiting |= wanted;
+            let of_it = probed.patience.iter_mut().enumerate();
+            let of_it = of_it.filter(|(port, _)| wanted >> port & 1 == 1);
+            of_it.for_each(|(_, patience)| *patience = *now + FREE_MAX);
+        }
+        let asked = probed.waiting | probed.searched;
+        if asked == 0 {
+            return;
+        }
+        for port in (0..PORTS_MAX as u8).filter(|port| asked >> port & 1 == 1) {
+            if probed.waiting >> port & 1 == 1 {
+                match hba.probe_port(port) {
+                    Ok(true) => {
+                        probed.waiting &= !(1 << port);
+                        probed.searched |= 1 << port;
+                    }
+                    // It has not been let go entirely.
+                    Ok(false) if *now < probed.patience[usize::from(port)] => {}
+                    Ok(false) => probed.answer(port, Err(Trouble::PortStuck)),
+                    Err(trouble) => probed.answer(port, Err(trouble)),
+                }
+            } else if let Some(seat) = hba.take_seat_of(port) {
+                probed.answer(port, Ok(seat));
+            } else if !hba.is_searching(port) {
+                probed.answer(port, Err(Trouble::Empty));
+            }
+        }
     }
 }
 
@@ -40,8 +148,19 @@ impl<D: Device> Controller for SataAdapter<D> {
     fn poll(&mut self, now: Now) -> bool {
         self.now = now;
         self.hba.poll(now);
+        while let Some(event) = self.hba.take_event() {
+            match &event {
+                AhciEvent::Refused(port, why) if self.probed.searched >> port & 1 == 1 => {
+                    self.probed.answer(*port, Err(why.clone()));
+                }
+                _ => {}
+            }
+            self.events.push_back(event);
+        }
         if self.ends.is_some() {
             self.hba.sweep();
+        } else {
+            self.probe();
         }
         false
     }
@@ -51,7 +170,7 @@ impl<D: Device> Controller for SataAdapter<D> {
     }
 
     fn next_event(&mut self) -> Option<(Severity, &'static str, String)> {
-        Some(match self.hba.take_event()? {
+        Some(match self.events.pop_front()? {
             AhciEvent::Found(port) => {
                 (Severity::Info, "disk.found", format!("has a drive on port {port}"))
             }

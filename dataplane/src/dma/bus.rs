@@ -62,6 +62,12 @@ impl Domain {
 }
 
 impl EmulatedBus {
+    /// How many pieces of memory devices reach.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        self.0.state().maps.len()
+    }
+
     /// Maps an arena in one piece.
     #[must_use]
     pub fn map_arena(&self, arena: &Arena) -> ArenaMap {

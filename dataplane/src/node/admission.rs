@@ -11,8 +11,7 @@ use super::jobs::{Progress, Step};
 use super::record::{Record, VolumeRecord};
 use super::reservations::Found;
 use super::{Answer, CommandError};
-use crate::core::{Arrival, Landed, Message};
-use crate::pci::PciAddress;
+use crate::core::{Arrival, DevicePart, Landed, Message};
 use crate::volume::ShardAddress;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -35,7 +34,7 @@ pub(crate) struct Verdict {
 /// Disks that leave.
 pub(super) struct Leaving {
     disks: Arc<[usize]>,
-    device: Option<PciAddress>,
+    part: Option<DevicePart>,
     answer: Sender<()>,
 }
 
@@ -47,12 +46,12 @@ pub(super) struct Landing {
 
 /// Leaving.
 impl Control {
-    /// Takes disks from the cores, each for a reason, then a device. Answered when nothing of them
-    /// is left.
+    /// Takes disks from the cores, each for a reason, then their device or drive. Answered when
+    /// nothing of them is left.
     pub(super) fn retire(
         &mut self,
         reasons: Vec<(usize, String)>,
-        device: Option<PciAddress>,
+        part: Option<DevicePart>,
         answer: Sender<()>,
     ) {
         for (disk, reason) in &reasons {
@@ -66,7 +65,7 @@ impl Control {
             }
         }
         let disks: Arc<[usize]> = reasons.iter().map(|(disk, _)| *disk).collect();
-        let leaving = Box::new(Leaving { disks: disks.clone(), device, answer });
+        let leaving = Box::new(Leaving { disks: disks.clone(), part, answer });
         self.spawn(None, Step::DisksLeft(leaving), |control, token| {
             let order = |core| (core, Message::Retire { token, disks: disks.clone() });
             (0..control.cores).map(order).for_each(|(core, order)| control.order(core, order));
@@ -79,10 +78,10 @@ impl Control {
         for &disk in leaving.disks.iter() {
             self.registry.set_offline(disk, &self.disks[disk].path);
         }
-        let Some(device) = leaving.device else {
+        let Some(part) = leaving.part else {
             return self.disks_gone(*leaving);
         };
-        (0..self.cores).for_each(|core| self.order(core, Message::Release { token, device }));
+        (0..self.cores).for_each(|core| self.order(core, Message::Release { token, part }));
         Progress::Next(Step::DisksGone(leaving), u32::from(self.cores))
     }
 

@@ -7,8 +7,7 @@ use super::hosts::Host;
 use super::jobs::{Outcome, Step, Volume};
 use super::record::{NAME_MAX, VolumeRecord, is_name, is_size};
 use super::{Answer, Command, CommandError, DiskInfo, Exports, HostInfo};
-use crate::core::{Arrival, Message};
-use crate::pci::PciAddress;
+use crate::core::{Arrival, DevicePart, Message};
 use crate::store;
 use crossbeam_channel::Sender;
 use std::collections::BTreeSet;
@@ -21,7 +20,7 @@ pub(crate) enum Call {
     /// A command, and where its answer goes.
     Command(Command, Sender<Result<Answer, CommandError>>),
     /// Take disks from the cores, each for a reason, and a device. Answered when nothing is left.
-    Retire { disks: Vec<(usize, String)>, device: Option<PciAddress>, answer: Sender<()> },
+    Retire { disks: Vec<(usize, String)>, part: Option<DevicePart>, answer: Sender<()> },
     /// Mount disks: a share for each core. Nobody answers when the node is stopping.
     Admit { arrivals: Vec<Box<dyn Arrival>>, disks: Vec<Candidate>, answer: Sender<Vec<Verdict>> },
     /// Drain, settle, stop.
@@ -38,7 +37,7 @@ impl Control {
             Call::Command(command, answer) => (command, answer),
             Call::Shutdown(answer) => return self.leave(answer),
             Call::Retire { .. } | Call::Admit { .. } if self.is_stopping() => return,
-            Call::Retire { disks, device, answer } => return self.retire(disks, device, answer),
+            Call::Retire { disks, part, answer } => return self.retire(disks, part, answer),
             Call::Admit { arrivals, disks, answer } => return self.admit(arrivals, disks, answer),
         };
         if self.is_stopping() {

@@ -3,16 +3,16 @@
 //! Of an NVMe controller each core gets a queue. Of an AHCI adapter a core gets ports, each as a
 //! whole, with its drive. The controllers themselves live on the first core.
 
-use crate::core::{Clock, Controller, Devices, SataAdapter, SataDrive};
+use super::bus::{Bus, RegistersOf};
+use crate::core::{Clock, Controller, DevicePart, Devices, Probe, SataAdapter, SataDrive};
 use crate::disk::ahci::{AhciHba, AhciOptions, AhciPort, AhciSeat};
 use crate::disk::nvme::{Namespace, NvmeController, NvmeOptions, NvmeQueue, NvmeSeat};
 use crate::disk::single::{self, BringUpError, Refused, Unit};
 use crate::disk::{Completion, Disk, Info, Op, Tag};
 use crate::dma::Arena;
-use crate::hardware::{CoreTime, Device};
-use crate::pci::{ControllerKind, Machine, PciAddress};
+use crate::hardware::{CoreTime, Device, Registers};
+use crate::pci::{ControllerKind, PciAddress};
 use crate::uring::{Ring, Waker};
-use crate::vfio::{Vfio, VfioDevice, Window};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,18 +20,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Opens controllers, while the node looks at its disks.
-pub(super) struct Opener<'a> {
-    vfio: Vfio,
+pub(super) struct Opener<'a, B: Bus> {
+    bus: B,
     arena: &'a Arena,
     clock: Clock,
     cores: usize,
-    found: Vec<(PciAddress, Found)>,
+    found: Vec<(PciAddress, Found<B::Device>)>,
 }
 
 /// A controller, with what this thread has of it to look at its disks.
-enum Found {
-    Nvme(FoundNvme<VfioDevice>),
-    Ahci(FoundAhci),
+enum Found<D: Device> {
+    Nvme(FoundNvme<D>),
+    Ahci(FoundAhci<D>),
 }
 
 struct FoundNvme<D: Device> {
@@ -44,46 +44,51 @@ struct FoundNvme<D: Device> {
     time: CoreTime,
 }
 
-struct FoundAhci {
-    hba: Rc<RefCell<AhciHba<VfioDevice>>>,
+struct FoundAhci<D: Device> {
+    /// None where the cores have it: a drive has returned.
+    hba: Option<Rc<RefCell<AhciHba<D>>>>,
     refused: Refused,
-    ports: Vec<AhciPort<Window>>,
+    ports: Vec<AhciPort<D::Registers>>,
     time: CoreTime,
 }
 
 /// Controllers that run, on their way to the cores.
-pub(super) struct Controllers(Vec<(PciAddress, Whole)>);
+pub(super) struct Controllers<D: Device>(Vec<(PciAddress, Whole<D>)>);
 
 /// A controller that nobody looks at any more.
-enum Whole {
-    Nvme(Box<NvmeController<VfioDevice>>),
-    Ahci(Box<AhciHba<VfioDevice>>, Vec<AhciSeat<Window>>),
+enum Whole<D: Device> {
+    Nvme(Box<NvmeController<D>>),
+    Ahci(Option<Box<AhciHba<D>>>, Vec<AhciSeat<D::Registers>>),
 }
 
 /// What one core gets: its queue of each NVMe controller and its ports of adapters, by the
 /// controllers' numbers and addresses, and, the first core, the controllers.
-#[derive(Default)]
-pub(super) struct Hardware {
-    seats: Vec<(usize, PciAddress, NvmeSeat<VfioDevice>)>,
-    ports: Vec<(usize, PciAddress, AhciSeat<Window>, Lost)>,
+pub(super) struct Hardware<D: Device> {
+    seats: Vec<(usize, PciAddress, NvmeSeat<D>)>,
+    ports: Vec<(usize, PciAddress, AhciSeat<D::Registers>, Lost)>,
     controllers: Vec<(PciAddress, Box<dyn Controller + Send>, Lost)>,
 }
+
+/// What each core gets, in order, and the controllers.
+pub(super) type Shares<D> = (Vec<Hardware<D>>, Vec<Dealt<<D as Device>::Registers>>);
 
 /// Set when a controller, or a drive, is driven no more.
 pub(super) type Lost = Arc<AtomicBool>;
 
 /// A controller that was given to the cores.
-pub(super) struct Dealt {
+pub(super) struct Dealt<R: Registers> {
     pub(super) address: PciAddress,
     pub(super) lost: Lost,
     /// Of an adapter: each drive that a core has, by its port.
     pub(super) drives: Vec<(u8, Lost)>,
+    /// Of an adapter: what has it look for drives that return.
+    pub(super) probe: Option<Probe<R>>,
 }
 
 /// The queues and ports of one core.
-pub(super) struct Queues {
-    queues: Vec<(usize, NvmeQueue<Window>)>,
-    ports: Vec<(usize, AhciPort<Window>)>,
+pub(super) struct Queues<R: Registers> {
+    queues: Vec<(usize, NvmeQueue<R>)>,
+    ports: Vec<(usize, AhciPort<R>)>,
 }
 
 /// A disk of a controller.
@@ -103,9 +108,22 @@ enum Part {
 /// What cores share a limited number of queues of: a controller, or a drive on a port of one.
 pub(super) type QueueOwner = (usize, Option<u8>);
 
-impl<'a> Opener<'a> {
-    pub(super) fn new(vfio: Vfio, arena: &'a Arena, clock: Clock, cores: usize) -> Self {
-        Self { vfio, arena, clock, cores, found: Vec::new() }
+impl<'a, B: Bus> Opener<'a, B> {
+    pub(super) fn new(bus: B, arena: &'a Arena, clock: Clock, cores: usize) -> Self {
+        Self { bus, arena, clock, cores, found: Vec::new() }
+    }
+
+    /// For a drive that has returned to an adapter which the cores have.
+    pub(super) fn with_drive(
+        mut self,
+        address: PciAddress,
+        seat: AhciSeat<RegistersOf<B>>,
+    ) -> Self {
+        let time = time(self.clock);
+        let ports = vec![seat.attach(Waker::unneeded(), time.clone())];
+        let found = FoundAhci { hba: None, refused: Refused::new(), ports, time };
+        self.found.push((address, Found::Ahci(found)));
+        self
     }
 
     /// A disk of a controller, and one to look at it with, for this thread; the controller is
@@ -138,16 +156,13 @@ impl<'a> Opener<'a> {
         address: PciAddress,
         honours_fua: bool,
         unit: Unit,
-    ) -> Result<Found, String> {
-        let machine = Machine::this();
-        let kind = machine.function(address).map(|function| function.kind());
-        match (kind, unit) {
+    ) -> Result<Found<B::Device>, String> {
+        match (self.bus.kind(address), unit) {
             (Some(ControllerKind::Ahci), Unit::Namespace(_)) => return Err(ADAPTER.to_owned()),
             (Some(ControllerKind::Nvme), Unit::Port(_)) => return Err(NO_ADAPTER.to_owned()),
             _ => {}
         }
-        let opened = self.vfio.open(&machine, address, self.arena);
-        let device = opened.map_err(|error| error.to_string())?;
+        let device = self.bus.open(address, self.arena)?;
         match unit {
             Unit::Namespace(_) => {
                 let options =
@@ -159,24 +174,28 @@ impl<'a> Opener<'a> {
         }
     }
 
-    fn bring_up_ahci(&self, device: VfioDevice, honours_fua: bool) -> Result<Found, String> {
+    fn bring_up_ahci(
+        &self,
+        device: B::Device,
+        honours_fua: bool,
+    ) -> Result<Found<B::Device>, String> {
         let options = AhciOptions { honours_fua, ..AhciOptions::default() };
         let clock = self.clock;
         let brought_up = single::bring_up_adapter(device, options, &|| clock.now());
         let (hba, refused) = brought_up.map_err(|error| error.to_string())?;
-        let hba = Rc::new(RefCell::new(hba));
+        let hba = Some(Rc::new(RefCell::new(hba)));
         Ok(Found::Ahci(FoundAhci { hba, refused, ports: Vec::new(), time: time(clock) }))
     }
 
     /// The controllers, once every disk has been looked at.
-    pub(super) fn finish(self) -> Controllers {
+    pub(super) fn finish(self) -> Controllers<B::Device> {
         let whole = |(address, found)| {
             let whole = match found {
                 Found::Nvme(found) => Whole::Nvme(Box::new(found.into_controller())),
                 Found::Ahci(FoundAhci { hba, ports, .. }) => {
                     let seats = ports.into_iter().map(|port| port.detach().expect(LEFT)).collect();
-                    let whole = Rc::into_inner(hba).expect(LEFT).into_inner();
-                    Whole::Ahci(Box::new(whole), seats)
+                    let hba = hba.map(|hba| Rc::into_inner(hba).expect(LEFT).into_inner());
+                    Whole::Ahci(hba.map(Box::new), seats)
                 }
             };
             (address, whole)
@@ -238,17 +257,25 @@ impl<D: Device + 'static> FoundNvme<D> {
     }
 }
 
-impl FoundAhci {
+impl<D: Device> FoundAhci<D> {
     fn open(&mut self, port: u8, clock: Clock) -> Result<(Part, Box<dyn Disk>), BringUpError> {
-        if !self.ports.iter().any(|known| known.port() == port) {
-            let seat = single::take_drive(&mut self.hba.borrow_mut(), &self.refused, port)?;
+        if let Some(hba) = &self.hba
+            && !self.ports.iter().any(|known| known.port() == port)
+        {
+            let seat = single::take_drive(&mut hba.borrow_mut(), &self.refused, port)?;
             self.ports.push(seat.attach(Waker::unneeded(), self.time.clone()));
         }
-        let found = self.ports.iter().find(|known| known.port() == port).expect("just seen to");
-        let hba = Rc::clone(&self.hba);
+        let found = self.ports.iter().find(|known| known.port() == port);
+        let found = found.expect("just seen to, or the drive that has returned");
+        let hba = self.hba.clone();
         let disk = Looked {
             disk: Box::new(found.open()),
-            advance: Box::new(move |now| hba.borrow_mut().poll(now)),
+            // One that the cores have advances there.
+            advance: Box::new(move |now| {
+                if let Some(hba) = &hba {
+                    hba.borrow_mut().poll(now);
+                }
+            }),
             time: self.time.clone(),
             clock,
         };
@@ -256,7 +283,7 @@ impl FoundAhci {
     }
 }
 
-impl Controllers {
+impl<D: Device> Controllers<D> {
     /// What each core gets, in order, and the controllers. `uses`: whether the core has a shard on
     /// the controller of this number; on this port of it, if one is given.
     ///
@@ -267,12 +294,12 @@ impl Controllers {
         self,
         cores: usize,
         uses: impl Fn(usize, (usize, Option<u8>)) -> bool,
-    ) -> Result<(Vec<Hardware>, Vec<Dealt>), String> {
-        let mut dealt: Vec<Hardware> = (0..cores).map(|_| Hardware::default()).collect();
+    ) -> Result<Shares<D>, String> {
+        let mut dealt: Vec<Hardware<D>> = (0..cores).map(|_| Hardware::default()).collect();
         let mut controllers: Vec<(PciAddress, Box<dyn Controller + Send>, Lost)> = Vec::new();
         let mut all = Vec::new();
         for (number, (address, whole)) in self.0.into_iter().enumerate() {
-            let (lost, mut drives) = (Lost::default(), Vec::new());
+            let (lost, mut drives, mut probe) = (Lost::default(), Vec::new(), None);
             match whole {
                 Whole::Nvme(mut controller) => {
                     for (core, hardware) in dealt.iter_mut().enumerate() {
@@ -294,10 +321,16 @@ impl Controllers {
                             dealt[core].ports.push((number, address, seat, lost));
                         }
                     }
-                    controllers.push((address, Box::new(SataAdapter::new(*hba)), lost.clone()));
+                    if let Some(mut hba) = hba {
+                        // Drives that nobody wants are let go: later they may be others.
+                        while hba.take_seat().is_some() {}
+                        let (adapter, of_it) = SataAdapter::new(*hba);
+                        probe = Some(of_it);
+                        controllers.push((address, Box::new(adapter), lost.clone()));
+                    }
                 }
             }
-            all.push(Dealt { address, lost, drives });
+            all.push(Dealt { address, lost, drives, probe });
         }
         if let Some(first) = dealt.first_mut() {
             first.controllers = controllers;
@@ -313,9 +346,15 @@ fn too_few(address: PciAddress) -> String {
     )
 }
 
-impl Hardware {
+impl<D: Device> Default for Hardware<D> {
+    fn default() -> Self {
+        Self { seats: Vec::new(), ports: Vec::new(), controllers: Vec::new() }
+    }
+}
+
+impl<D: Device> Hardware<D> {
     /// Puts it on the calling core.
-    pub(super) fn attach(self, devices: &mut Devices, ring: &Ring) -> Queues {
+    pub(super) fn attach(self, devices: &mut Devices, ring: &Ring) -> Queues<D::Registers> {
         for (address, controller, lost) in self.controllers {
             devices.add_controller(address, controller, lost);
         }
@@ -334,15 +373,16 @@ impl Hardware {
         }
         for (number, address, seat, lost) in self.ports {
             let port = seat.attach(ring.waker(), devices.time());
-            devices.add_queue(address, Box::new(port.clone()));
-            devices.add_controller(address, Box::new(SataDrive::new(port.clone())), lost);
+            let part = DevicePart { device: address, port: Some(port.port()) };
+            devices.add_queue(part, Box::new(port.clone()));
+            devices.add_controller(part, Box::new(SataDrive::new(port.clone())), lost);
             ports.push((number, port));
         }
         Queues { queues, ports }
     }
 }
 
-impl Queues {
+impl<R: Registers> Queues<R> {
     /// As a disk of this core.
     pub(super) fn open(&self, place: &Place) -> Box<dyn Disk> {
         match &place.part {
@@ -353,7 +393,7 @@ impl Queues {
                 Box::new(queue.open(namespace))
             }
             Part::Port(port) => {
-                let is_it = |(number, of): &&(usize, AhciPort<Window>)| {
+                let is_it = |(number, of): &&(usize, AhciPort<R>)| {
                     *number == place.controller && of.port() == *port
                 };
                 let (_, port) = self.ports.iter().find(is_it).expect("the port is of this core");
@@ -398,10 +438,7 @@ impl Place {
 
     /// As a disk on a queue of its controller.
     #[cfg(test)]
-    pub(super) fn on<R: crate::hardware::Registers>(
-        &self,
-        queue: &NvmeQueue<R>,
-    ) -> crate::disk::nvme::NvmeDisk<R> {
+    pub(super) fn on<R: Registers>(&self, queue: &NvmeQueue<R>) -> crate::disk::nvme::NvmeDisk<R> {
         let Part::Namespace(namespace, _) = &self.part else { panic!("of an adapter") };
         queue.open(namespace)
     }

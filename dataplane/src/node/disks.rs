@@ -3,6 +3,7 @@
 //! A disk that is missing or cannot be used is left out with the reason, and keeps no other from
 //! being served. What only the configuration can mend is an error.
 
+use super::bus::Bus;
 use super::control::DiskState;
 use super::controllers::{Opener, Place, QueueOwner, Queues};
 use super::record::Record;
@@ -16,6 +17,7 @@ use crate::disk::ram::RamDisk;
 use crate::disk::single::Unit;
 use crate::disk::{Disk, Shared};
 use crate::dma::Pool;
+use crate::hardware::Registers;
 use crate::pci::PciAddress;
 use crate::store::{self, FormatOptions, Mode, MountError, Mounting, OpenOptions, Shard};
 use crate::uring::{Ring, RingOptions};
@@ -97,7 +99,7 @@ impl Disks {
     /// [`StartError::System`].
     pub(super) fn open_all(
         config: &NodeConfig,
-        opener: &mut Opener<'_>,
+        opener: &mut Opener<'_, impl Bus>,
         pool: &Rc<Pool>,
         steps: &Steps,
     ) -> Result<Self, StartError> {
@@ -114,7 +116,7 @@ impl Disks {
     #[cfg(test)]
     fn open(
         config: &NodeConfig,
-        opener: &mut Opener<'_>,
+        opener: &mut Opener<'_, impl Bus>,
         pool: &Rc<Pool>,
     ) -> Result<Self, StartError> {
         Self::open_all(config, opener, pool, &Steps::default())
@@ -125,7 +127,7 @@ impl Disks {
     pub(super) fn open_late(
         config: &NodeConfig,
         numbers: &[usize],
-        opener: &mut Opener<'_>,
+        opener: &mut Opener<'_, impl Bus>,
         pool: &Rc<Pool>,
     ) -> Self {
         let cores = config.cores.len();
@@ -363,6 +365,14 @@ impl Disks {
 }
 
 impl DiskConfig {
+    /// The port of an adapter that it is on, if it is on one.
+    pub(super) fn port(&self) -> Option<u8> {
+        match self.source {
+            DiskSource::Device { unit: Unit::Port(port), .. } => Some(port),
+            _ => None,
+        }
+    }
+
     /// What the disk of this number is called.
     pub(super) fn name(&self, number: usize) -> String {
         match &self.source {
@@ -392,7 +402,7 @@ impl NodeDisk {
     fn open(
         config: &DiskConfig,
         (number, cores): (usize, usize),
-        opener: &mut Opener<'_>,
+        opener: &mut Opener<'_, impl Bus>,
         pool: &Rc<Pool>,
     ) -> Result<Self, StartError> {
         let (path, opened) = match &config.source {
@@ -464,7 +474,7 @@ fn open_file(
 fn open_device(
     controller: (PciAddress, bool),
     unit: Unit,
-    opener: &mut Opener<'_>,
+    opener: &mut Opener<'_, impl Bus>,
     pool: &Rc<Pool>,
 ) -> Result<Opened, Unusable> {
     let (place, disk) = opener.open(controller, unit).map_err(Unusable::Offline)?;
@@ -550,16 +560,16 @@ pub(super) struct TimedShard {
 }
 
 /// What a core mounts its shards with.
-pub(super) struct Mounter<'a> {
+pub(super) struct Mounter<'a, R: Registers> {
     pub(super) ring: &'a Ring,
     pub(super) pool: &'a Rc<Pool>,
-    pub(super) queues: &'a Queues,
+    pub(super) queues: &'a Queues<R>,
     pub(super) devices: &'a mut Devices,
     pub(super) clock: Clock,
     pub(super) timed: Vec<TimedShard>,
 }
 
-impl Mounter<'_> {
+impl<R: Registers> Mounter<'_, R> {
     /// Has the disk of a shard timed.
     fn timed(&mut self, seat: &ShardSeat, data: Box<dyn Disk>, way: Option<Way>) -> Box<dyn Disk> {
         let (disk, rotational) = (seat.disk, data.info().rotational);
@@ -574,7 +584,7 @@ pub(super) fn mount_all(
     seats: Vec<(ShardSeat, Source)>,
     cache_bytes: usize,
     steps: &Steps,
-    around: &mut Mounter<'_>,
+    around: &mut Mounter<'_, impl Registers>,
 ) -> (Vec<(ShardSeat, Shard)>, Mounted) {
     let mut shards = Vec::new();
     let mut mounted = Mounted::default();
@@ -611,7 +621,7 @@ fn mount(
     seat: &ShardSeat,
     source: &Source,
     cache_bytes: usize,
-    around: &mut Mounter<'_>,
+    around: &mut Mounter<'_, impl Registers>,
 ) -> Result<Shard, MountError> {
     let mut mounting = begin_mount(seat, source, cache_bytes, around);
     loop {
@@ -630,7 +640,7 @@ pub(super) fn begin_mount(
     seat: &ShardSeat,
     source: &Source,
     cache_bytes: usize,
-    around: &mut Mounter<'_>,
+    around: &mut Mounter<'_, impl Registers>,
 ) -> Mounting {
     let ring = around.ring;
     let Source { media, zero_on_free } = source;

@@ -60,8 +60,8 @@ fn describe(event: store::Event) -> (Severity, &'static str, String) {
             (Severity::Error, "disk.metadata", format!("{}, slab {index}: {what}", place(chunk)))
         }
         store::Event::Failed => {
-            let what = "the device failed or is gone; it takes no more writes until the node is \
-                        restarted, with a device that works";
+            let what = "the device failed or is gone; it takes no more writes until it is opened \
+                        anew: when it is back, or by `basalt disk online`";
             (Severity::Error, "disk.failed", what.to_owned())
         }
         store::Event::Recovered { batches, lost_blocks: 0 } => {

@@ -3,6 +3,7 @@
 
 mod admission;
 mod api;
+mod bus;
 mod commands;
 mod control;
 mod controllers;

@@ -4,6 +4,7 @@
 //! it makes its ring and sockets (and, on the first core, listens); it mounts its shards; it gets
 //! its mailboxes, and its control on the first core, and runs.
 
+use super::bus::{Bus, PciBus};
 use super::control::{Control, ControlParts};
 use super::controllers::{Hardware, Opener};
 use super::disks::{Disks, Mounted, Mounter, Source, TimedShard, mount_all};
@@ -16,9 +17,9 @@ use super::{DiskConfig, DiskSource, EventLog, NodeConfig, PortalConfig, Severity
 use crate::core::{Clock, Core, CoreParts, CoreStats, Devices, Links, ShardSeat, mesh, run};
 use crate::dma::{Arena, Pool};
 use crate::frontend::{Frontend, ProtocolConfig};
+use crate::hardware::{Device, Registers};
 use crate::net::{ListenerId, Net};
 use crate::uring::{Ring, RingOptions, SocketOptions, Sockets, Waker};
-use crate::vfio::{Options, Vfio};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -45,6 +46,15 @@ pub fn start(config: &NodeConfig) -> Result<NodeHandle, StartError> {
 /// # Errors
 /// As [`start`].
 pub fn start_telling(config: &NodeConfig, tell: fn(&str)) -> Result<NodeHandle, StartError> {
+    start_on(config, PciBus::new(config.no_iommu), tell)
+}
+
+/// As [`start_telling`], with the controllers of a bus.
+pub(super) fn start_on<B: Bus>(
+    config: &NodeConfig,
+    bus: B,
+    tell: fn(&str),
+) -> Result<NodeHandle, StartError> {
     check(config)?;
     let clock = Clock::start();
     let steps = Steps::default();
@@ -55,8 +65,7 @@ pub fn start_telling(config: &NodeConfig, tell: fn(&str)) -> Result<NodeHandle, 
     let arena = arena(config)?;
     drop(step);
     let spare = Rc::new(arena.spare());
-    let vfio = Vfio::new(Options { no_iommu: config.no_iommu, ..Options::default() });
-    let mut opener = Opener::new(vfio.clone(), &arena, clock, cores);
+    let mut opener = Opener::new(bus.clone(), &arena, clock, cores);
     let disks = Disks::open_all(config, &mut opener, &spare, &steps)?;
     disks.check_any_served()?;
     let dealt = opener.finish().deal(cores, |core, part| disks.uses(core, cores, part));
@@ -85,18 +94,18 @@ pub fn start_telling(config: &NodeConfig, tell: fn(&str)) -> Result<NodeHandle, 
         stages.push(stage);
     }
     let pool = Rc::into_inner(spare).expect("disks are opened and left");
-    let late = hotplug::Late { vfio, arena, pool, dealt };
+    let late = hotplug::Late { bus, arena, pool, dealt };
     finish(config, clock, events, disks, (stages, threads), late)
 }
 
 /// Everything after the cores' threads have begun.
-fn finish(
+fn finish<B: Bus>(
     config: &NodeConfig,
     clock: Clock,
     events: EventLog,
     mut disks: Disks,
     (stages, mut threads): (Vec<Stages>, Threads),
-    late: hotplug::Late,
+    late: hotplug::Late<B>,
 ) -> Result<NodeHandle, StartError> {
     let (wakers, listeners) = ready(&stages)?;
     let (entries, timed) = mounted(&stages, &mut disks)?;
@@ -238,7 +247,7 @@ fn check(config: &NodeConfig) -> Result<(), StartError> {
 struct Threads(Vec<JoinHandle<()>>);
 
 /// What a core's thread begins with.
-struct CoreThread {
+struct CoreThread<D: Device> {
     /// Position among the node's cores.
     core: usize,
     processor: usize,
@@ -246,7 +255,7 @@ struct CoreThread {
     clock: Clock,
     pool: Pool,
     seats: Vec<(ShardSeat, Source)>,
-    hardware: Hardware,
+    hardware: Hardware<D>,
     portals: Vec<PortalConfig>,
     cache_bytes: usize,
     steps: Steps,
@@ -275,7 +284,7 @@ struct Go {
     control: Option<(ControlParts, Vec<(usize, Record)>)>,
 }
 
-impl CoreThread {
+impl<D: Device> CoreThread<D> {
     fn spawn(self) -> Result<(Stages, JoinHandle<()>), StartError> {
         let (ready, ready_end) = bounded(1);
         let (mounted, mounted_end) = bounded(1);
@@ -359,7 +368,7 @@ impl CoreThread {
     }
 }
 
-impl Mounter<'_> {
+impl<R: Registers> Mounter<'_, R> {
     /// Waits for the last stage, while controllers go on. `None`: it does not come.
     fn await_go(&mut self, go: &Receiver<Go>) -> Option<Go> {
         const LOOK: Duration = Duration::from_millis(2);

@@ -1,12 +1,15 @@
-//! A whole node in this process: real threads, rings and sockets, disks in memory, and hosts of
-//! the tests' own.
+//! A whole node in this process: real threads, rings and sockets, disks in memory or of
+//! emulated controllers, and hosts of the tests' own.
 
 mod fence;
 mod full;
 mod host;
 mod initiator;
 mod iscsi;
+mod rig;
+mod sata;
 mod slow;
+mod ssd;
 
 use super::*;
 use host::Queue;
@@ -23,16 +26,18 @@ struct Bench {
 impl Bench {
     /// A node on two cores with one memory disk for each of these sizes, open to every host.
     fn start(disks: &[u64]) -> Self {
-        let disk = |&size| DiskConfig {
-            source: DiskSource::Ram { size, shards: 1 },
-            journal: None,
-            zero_on_free: false,
-            passthrough: false,
-        };
+        let ram = |&size| DiskSource::Ram { size, shards: 1 };
+        Self::of(start(&Self::config(disks.iter().map(ram))))
+    }
+
+    /// What such a node is made of, with these disks.
+    fn config(disks: impl Iterator<Item = DiskSource>) -> NodeConfig {
+        let disk =
+            |source| DiskConfig { source, journal: None, zero_on_free: false, passthrough: false };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let portal =
             |protocol| PortalConfig { protocol, listen, advertise: None, discovery_only: false };
-        let config = NodeConfig {
+        NodeConfig {
             name: "test".into(),
             nqn: NQN.into(),
             iqn: IQN.into(),
@@ -41,11 +46,14 @@ impl Bench {
             no_iommu: false,
             buffers_per_core: 64 << 20,
             metadata_cache: 4 << 20,
-            disks: disks.iter().map(disk).collect(),
+            disks: disks.map(disk).collect(),
             portals: [Protocol::Nvme, Protocol::Iscsi].map(portal).into(),
             max_connections: 64,
-        };
-        let node = start(&config).unwrap();
+        }
+    }
+
+    fn of(started: Result<NodeHandle, StartError>) -> Self {
+        let node = started.unwrap();
         node.call(Command::AllowHost { nqn: "*".into() }).unwrap();
         Self { node }
     }

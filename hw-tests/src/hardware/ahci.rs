@@ -107,7 +107,7 @@ pub(crate) fn serve(maker: &mut Maker) -> Result<Outcome> {
                 and .used_by == \"the running node\" and (.cores | length) == 1
                 and .access == \"basalt\" and .serial == \"SATA10\"
                 and .health.temperature != null' /tmp/list
-            ! $B events | grep -E 'disk.reset|disk.lost'
+            if $B events | grep disk.lost; then false; fi
             nvme disconnect-all
             stop
             $B disk check pci:0000:01:00.0/0
@@ -131,6 +131,67 @@ pub(crate) fn media(maker: &mut Maker) -> Result<Outcome> {
 pub(crate) fn restart(maker: &mut Maker) -> Result<Outcome> {
     let machine = Machine::boot_adapters(maker, &[Adapter::of(&[Sata::PLAIN])])?;
     machine.finish(|machine| steps::ten_kills(machine, DRIVE))?;
+    Ok(Outcome::Passed)
+}
+
+/// Drives of one adapter are let go and taken again one by one, then all of them, while a verified
+/// load runs on another.
+pub(crate) fn drives(maker: &mut Maker) -> Result<Outcome> {
+    Machine::boot_adapters(maker, &[Adapter::of(&[Sata::PLAIN; 3])])?.finish(|machine| {
+        machine.run(&format!(
+            r#"# begin
+            $B disk bind 0000:01:00.0
+            configure pci:0000:01:00.0 0 port
+            for p in 0 1 2; do $B disk format pci:0000:01:00.0/$p; done
+            for p in 1 2; do
+                printf '[[disk]]\ndevice = "pci:0000:01:00.0"\nport = %s\n' $p >> /run/node.toml
+            done
+            start
+            $B host allow '*'
+            $B volume create one 256MiB --uuid $ONE --disk pci:0000:01:00.0/0
+            $B volume create two 256MiB --uuid $TWO --disk pci:0000:01:00.0/1
+            connect{AT}
+            head -c 1M /dev/urandom > /tmp/mark
+            dd if=/tmp/mark of=$(at $TWO) bs=64k oflag=direct status=none"#
+        ))?;
+        let load = machine.start(&format!(
+            "# load{AT}
+            fio --name=v --filename=$(at $ONE) --rw=randwrite --bs=4k --size=16M --iodepth=8 \
+                --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --rate_iops=250 \
+                --randseed=3 > /tmp/fio || {{ cat /tmp/fio; false; }}"
+        ))?;
+        machine.run(&format!(
+            "# one by one{AT}
+            for p in 1 2 1; do
+                $B disk offline pci:0000:01:00.0/$p
+                if [ $p = 1 ] && dd if=$(at $TWO) of=/dev/null bs=4k count=1 iflag=direct; then
+                    false
+                fi
+                if $B disk offline pci:0000:01:00.0/$p 2> /tmp/refused; then false; fi
+                grep -q 'offline already' /tmp/refused
+                if $B disk check pci:0000:01:00.0/$p 2> /tmp/refused; then false; fi
+                $B disk online pci:0000:01:00.0/$p
+                cmp -n 1048576 /tmp/mark $(at $TWO)
+            done"
+        ))?;
+        machine.guest.finish(load)?;
+        machine.run(&format!(
+            "# all of them
+            for p in 0 1 2; do $B disk offline pci:0000:01:00.0/$p; done
+            for p in 0 1 2; do $B disk check pci:0000:01:00.0/$p; done
+            for p in 2 1 0; do $B disk online pci:0000:01:00.0/$p; done{AT}
+            cmp -n 1048576 /tmp/mark $(at $TWO)
+            fio --name=v --filename=$(at $ONE) --rw=randwrite --bs=4k --size=16M --iodepth=8 \
+                --ioengine=libaio --direct=1 --verify=crc32c --verify_only --randseed=3 \
+                > /tmp/fio || {{ cat /tmp/fio; false; }}
+            if $B events | grep disk.lost; then false; fi
+            [ $($B events | grep -c disk.returned) = 6 ]
+            nvme disconnect-all
+            stop
+            for p in 0 1 2; do $B disk check pci:0000:01:00.0/$p; done"
+        ))?;
+        Ok(())
+    })?;
     Ok(Outcome::Passed)
 }
 

@@ -49,7 +49,7 @@ pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
             fio --name=r --filename={device} --rw=randread --bs=4k --size=64M --io_size=8M \
                 --iodepth=8 --ioengine=libaio --direct=1 > /tmp/fio || {{ cat /tmp/fio; false; }}
             after=$(interrupts)
-            ! $B events | grep disk.unpolled
+            if $B events | grep disk.unpolled; then false; fi
             $B disk list /dev/nvme0n1 | grep -q 'kernel polled'
             nvme disconnect-all
             stop
@@ -80,7 +80,7 @@ pub(crate) fn passthrough(maker: &mut Maker) -> Result<Outcome> {
                 --randseed=5 > /tmp/fio || {{ cat /tmp/fio; false; }}
             ls -l /proc/$(cat /run/node.pid)/fd | grep -q /dev/ng0n1
             $B disk list /dev/nvme0n1 | grep -q 'kernel passthrough'
-            ! $B events | grep disk.passthrough
+            if $B events | grep disk.passthrough; then false; fi
             ! $B disk format /dev/nvme0n1 --force 2> /tmp/refused
             grep -q 'in use' /tmp/refused"#
         ))?;

@@ -128,6 +128,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     small("vfio-ahci-serve", "bind, format, serve, verify on a SATA drive", ahci::serve),
     small("vfio-ahci-media", "bad blocks of a SATA drive fail alone", ahci::media),
     small("vfio-ahci-restart", "ten kills under a verified load, SATA", ahci::restart),
+    small("vfio-ahci-drives", "drives of an adapter go and return alone", ahci::drives),
     small("vfio-ahci-pulled", "an adapter is pulled, others go on", ahci::pulled),
     alone("vfio-ahci-rate", "4 KiB reads beside the kernel's driver", rates::ahci),
     alone("vfio-rate", "4 KiB reads beside the kernel's nvme driver", rates::nvme),

@@ -1,10 +1,10 @@
 use super::*;
-use crate::core::Devices;
+use crate::core::{DevicePart, Devices};
 use crate::disk::ahci::AhciOptions;
 use crate::disk::{Disk, Op, single};
 use crate::dma::{Arena, Pool};
 use crate::pci::PciAddress;
-use crate::sim::ahci::{AhciConfig, AhciFault, EmulatedAhci, EmulatedDrive};
+use crate::sim::ahci::{AhciConfig, AhciFault, EmulatedAhci, EmulatedDrive, EmulatedRegisters};
 use crate::uring::Waker;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -13,31 +13,44 @@ use storage_spec::ata::AtaCommand;
 
 const TICK: Now = Now::from_micros(500);
 
-/// A core with an adapter and the drive on its port 0.
+/// A core with an adapter and the drives on its ports 0 and, if there is one, 1.
 struct Bench {
     ahci: EmulatedAhci,
     arena: Arena,
     devices: Devices,
     disk: Option<Box<dyn Disk>>,
+    other: Option<Box<dyn Disk>>,
+    probe: Option<Probe<EmulatedRegisters>>,
     pool: Pool,
     now: Now,
     events: Vec<(Severity, String, String)>,
     lost: [Arc<AtomicBool>; 2],
+    other_lost: Arc<AtomicBool>,
 }
 
 fn at() -> PciAddress {
     "0000:00:1f.2".parse().unwrap()
 }
 
+fn drive_at(port: u8) -> DevicePart {
+    DevicePart { device: at(), port: Some(port) }
+}
+
 impl Bench {
     fn new(drive: EmulatedDrive) -> Self {
-        let drives = vec![(0, Some(drive))];
+        Self::of(vec![drive])
+    }
+
+    fn of(drives: Vec<EmulatedDrive>) -> Self {
+        let drives = (0..).zip(drives.into_iter().map(Some)).collect();
         let ahci = EmulatedAhci::new(AhciConfig { drives, ..AhciConfig::default() }, 1);
         let arena = Arena::new(4 << 20, 1).unwrap();
         let pool = arena.pool(0);
         let (devices, lost) = (Devices::default(), Default::default());
         let (now, events) = (Now::ZERO, Vec::new());
-        let mut bench = Self { ahci, arena, devices, disk: None, pool, now, events, lost };
+        let (disk, other, probe, other_lost) = (None, None, None, Arc::default());
+        let mut bench =
+            Self { ahci, arena, devices, disk, other, probe, pool, now, events, lost, other_lost };
         bench.bring_up();
         bench
     }
@@ -57,21 +70,56 @@ impl Bench {
         let devices = &mut self.devices;
         devices.time().set(self.now);
         let seat = single::take_drive(&mut hba, &refused, 0).unwrap();
+        let other = hba.take_seat_of(1);
         let port = seat.attach(Waker::unneeded(), devices.time());
         self.disk = Some(Box::new(port.open()));
         self.lost = Default::default();
         let [adapter, drive] = self.lost.clone();
-        devices.add_controller(at(), Box::new(SataAdapter::new(hba)), adapter);
-        devices.add_queue(at(), Box::new(port.clone()));
-        devices.add_controller(at(), Box::new(SataDrive::new(port)), drive);
+        let (hba, probe) = SataAdapter::new(hba);
+        self.probe = Some(probe);
+        devices.add_controller(at(), Box::new(hba), adapter);
+        devices.add_queue(drive_at(0), Box::new(port.clone()));
+        devices.add_controller(drive_at(0), Box::new(SataDrive::new(port)), drive);
+        if let Some(seat) = other {
+            self.take_other(seat);
+        }
+    }
+
+    /// Puts the drive on port 1 on the core.
+    fn take_other(&mut self, seat: AhciSeat<EmulatedRegisters>) {
+        let devices = &mut self.devices;
+        let port = seat.attach(Waker::unneeded(), devices.time());
+        self.other = Some(Box::new(port.open()));
+        self.other_lost = Arc::default();
+        let lost = self.other_lost.clone();
+        devices.add_queue(drive_at(1), Box::new(port.clone()));
+        devices.add_controller(drive_at(1), Box::new(SataDrive::new(port)), lost);
+    }
+
+    /// Whether a block of a disk can be read.
+    fn reads(&mut self, disk: fn(&mut Self) -> &mut Option<Box<dyn Disk>>) -> bool {
+        let buf = self.pool.alloc(4096).unwrap();
+        let mut done = Vec::with_capacity(1);
+        disk(self).as_mut().unwrap().submit(1, Op::Read { offset: 0, buf });
+        while done.is_empty() {
+            self.run(TICK);
+            disk(self).as_mut().unwrap().poll(&mut done);
+        }
+        done[0].result.is_ok()
+    }
+
+    /// What the adapter has found, and lets go of it.
+    fn sighted(&self) -> Option<(u8, Result<(), Trouble>)> {
+        let sighting = self.probe.as_ref()?.take()?;
+        Some((sighting.port, sighting.found.map(drop)))
     }
 
     /// Lets go of all of it.
     fn release(&mut self) {
         self.disk = None;
-        self.devices.release(at());
+        self.devices.release(at().into());
         let start = self.now;
-        while !self.devices.is_released(at()) {
+        while !self.devices.is_released(at().into()) {
             self.run(TICK);
         }
         assert!(self.now - start < END_MAX, "nobody lost patience");
@@ -101,7 +149,7 @@ impl Bench {
     }
 
     fn shut_down(mut self) {
-        self.disk = None;
+        (self.disk, self.other) = (None, None);
         let Self { ahci, mut devices, now, .. } = self;
         let time = Cell::new(now);
         devices.shut_down(&|| {
@@ -188,6 +236,115 @@ fn a_device_that_is_let_go_can_be_taken_again() {
     assert!(done[0].result.is_ok());
     drop(done);
     bench.shut_down();
+}
+
+#[test]
+fn a_drive_of_several_is_pulled_and_put_back_while_the_other_is_used() {
+    let mut bench = Bench::of(vec![EmulatedDrive::new(512), EmulatedDrive::new(512)]);
+    for _ in 0..3 {
+        assert!(bench.reads(|bench| &mut bench.disk) && bench.reads(|bench| &mut bench.other));
+        bench.ahci.unplug(1);
+        bench.run(Now::from_secs(3));
+        assert!(bench.other_lost.load(Ordering::Relaxed));
+        bench.other = None;
+        bench.devices.release(drive_at(1));
+        while !bench.devices.is_released(drive_at(1)) {
+            assert!(bench.reads(|bench| &mut bench.disk));
+        }
+        let probe = bench.probe.clone().expect("the adapter has one");
+        probe.ask(1);
+        bench.run(Now::from_secs(3));
+        assert_eq!(bench.sighted(), Some((1, Err(Trouble::Empty))), "nothing is there");
+        bench.ahci.plug(1, None);
+        bench.run(Now::from_secs(3));
+        assert_eq!(bench.sighted(), None, "nobody has asked");
+        probe.ask(1);
+        let seat = loop {
+            assert!(bench.reads(|bench| &mut bench.disk));
+            if let Some(sighting) = probe.take() {
+                break sighting.found.unwrap();
+            }
+        };
+        assert_eq!(seat.port(), 1);
+        bench.take_other(seat);
+    }
+    assert!(bench.reads(|bench| &mut bench.other));
+    assert_eq!(bench.lost(), [false, false]);
+    assert_eq!(bench.told("disk.lost").len(), 3);
+    bench.shut_down();
+}
+
+#[test]
+fn a_drive_that_was_found_and_is_not_used_is_let_go() {
+    let mut bench = Bench::of(vec![EmulatedDrive::new(512), EmulatedDrive::new(512)]);
+    bench.other = None;
+    bench.devices.release(drive_at(1));
+    while !bench.devices.is_released(drive_at(1)) {
+        bench.run(TICK);
+    }
+    let probe = bench.probe.clone().expect("the adapter has one");
+    for _ in 0..3 {
+        probe.ask(1);
+        bench.run(Now::from_secs(3));
+        assert_eq!(bench.sighted(), Some((1, Ok(()))));
+    }
+    // What is of no use is told as well, once for each time that it is asked for.
+    let tape = EmulatedDrive { signature: 0xeb14_0101, ..EmulatedDrive::new(512) };
+    bench.ahci.unplug(1);
+    bench.ahci.plug(1, Some(tape));
+    probe.ask(1);
+    bench.run(Now::from_secs(3));
+    let Some((1, Err(trouble))) = bench.sighted() else { panic!("it was taken for a disk") };
+    assert_ne!(trouble, Trouble::Empty);
+    assert_eq!((bench.told("disk.refused").len(), bench.sighted()), (1, None));
+    probe.ask(9);
+    bench.run(TICK);
+    assert_eq!(bench.sighted(), Some((9, Err(Trouble::Empty))), "there is no such port");
+    assert!(bench.reads(|bench| &mut bench.disk));
+    bench.shut_down();
+}
+
+#[test]
+fn a_port_that_does_not_stop_is_told() {
+    let mut bench = Bench::of(vec![EmulatedDrive::new(512), EmulatedDrive::new(512)]);
+    assert!(bench.reads(|bench| &mut bench.other));
+    bench.other = None;
+    bench.ahci.inject(1, AhciFault::StuckRunning);
+    bench.devices.release(drive_at(1));
+    while !bench.devices.is_released(drive_at(1)) {
+        bench.run(TICK);
+    }
+    for _ in 0..2 {
+        bench.probe.as_ref().unwrap().ask(1);
+        bench.run(FREE_MAX + TICK + TICK);
+        assert_eq!(bench.sighted(), Some((1, Err(Trouble::PortStuck))));
+    }
+    assert!(bench.reads(|bench| &mut bench.disk));
+}
+
+#[test]
+fn what_a_port_uses_that_does_not_stop_is_kept() {
+    let mut bench = Bench::of(vec![EmulatedDrive::new(512), EmulatedDrive::new(512)]);
+    assert!(bench.reads(|bench| &mut bench.other));
+    bench.ahci.unplug(1);
+    bench.run(Now::from_secs(3));
+    bench.other = None;
+    bench.devices.release(drive_at(1));
+    while !bench.devices.is_released(drive_at(1)) {
+        bench.run(TICK);
+    }
+    bench.ahci.plug(1, Some(EmulatedDrive { blocks: 0, ..EmulatedDrive::new(512) }));
+    bench.ahci.jam(1);
+    let (resets, shared) = (bench.ahci.resets(), bench.ahci.shared());
+    for _ in 0..2 {
+        bench.probe.as_ref().unwrap().ask(1);
+        bench.run(Now::from_secs(20));
+        assert_eq!(bench.sighted(), Some((1, Err(Trouble::PortStuck))));
+        assert!(bench.ahci.shared() > shared, "it may still write there");
+    }
+    assert_eq!(bench.ahci.resets(), resets);
+    assert!(bench.reads(|bench| &mut bench.disk));
+    bench.ahci.check();
 }
 
 #[test]

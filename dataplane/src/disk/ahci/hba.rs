@@ -31,6 +31,8 @@ const RESET_TIMEOUT: Duration = Duration::from_secs(2);
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
 /// How often it is looked at while it changes.
 pub(super) const LIVELY_PERIOD: Duration = Duration::from_millis(1);
+/// How often while it waits for a drive to show up.
+const DRIVE_PERIOD: Duration = Duration::from_millis(10);
 /// Events that nobody took; older ones are forgotten.
 const EVENTS_MAX: usize = 256;
 
@@ -159,9 +161,18 @@ impl<D: Device> AhciHba<D> {
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         match self.state {
             State::Ended(_) => None,
-            State::Running if self.is_searched() => Some(self.next_watch),
+            State::Running => Some(self.search_deadline(now).min(self.next_watch)),
             _ => Some(now + LIVELY_PERIOD),
         }
+    }
+
+    fn search_deadline(&self, now: Duration) -> Duration {
+        let period = |place: &Place<D>| match place {
+            Place::Here(port) if port.awaits_drive() => DRIVE_PERIOD,
+            Place::Here(_) => LIVELY_PERIOD,
+            Place::None | Place::Away => Duration::MAX,
+        };
+        now.saturating_add(self.ports.iter().map(period).min().unwrap_or(Duration::MAX))
     }
 
     /// The next event.
@@ -175,37 +186,59 @@ impl<D: Device> AhciHba<D> {
     /// # Errors
     /// Memory for a port could not be had.
     pub fn probe(&mut self) -> Result<(), Trouble> {
-        for number in 0..self.ports.len() {
-            if !matches!(self.ports[number], Place::Away) {
-                continue;
-            }
-            let Some(device) = &self.device else { break };
-            if !self.link.occupy(number) {
-                continue;
-            }
-            let memory = match device.allocate(PortMemory::BYTES) {
-                Ok(memory) => PortMemory::new(memory, device.arena().clone()),
-                Err(error) => {
-                    self.link.leave(number, None);
-                    return Err(Trouble::System(error.to_string()));
-                }
-            };
-            let (_, last) = memory.bases();
-            let is_low = device.arena().end().max(last + PortMemory::BYTES as u64) <= 1 << 32;
-            if !self.capabilities.address_64() && !is_low {
-                self.link.leave(number, None);
-                return Err(Trouble::Unsupported("memory above 4 GiB"));
-            }
-            self.ports[number] = Place::Here(Box::new(Port::new(NewPort {
-                registers: PortRegisters::new(self.registers.clone(), number as u8),
-                memory,
-                place: number,
-                link: Arc::clone(&self.link),
-                capabilities: self.capabilities,
-                options: self.options,
-            })));
+        (0..self.ports.len() as u8).try_for_each(|port| match self.probe_port(port) {
+            Err(Trouble::Empty) | Ok(_) => Ok(()),
+            Err(trouble) => Err(trouble),
+        })
+    }
+
+    /// As [`AhciHba::probe`], at one port. Returns whether it is looked at now: not while somebody
+    /// has it.
+    ///
+    /// # Errors
+    /// [`Trouble::Empty`] where the adapter has no such port, and as there.
+    pub fn probe_port(&mut self, port: u8) -> Result<bool, Trouble> {
+        let number = usize::from(port);
+        match self.ports.get(number) {
+            None | Some(Place::None) => return Err(Trouble::Empty),
+            Some(Place::Here(_)) => return Ok(true),
+            Some(Place::Away) => {}
         }
-        Ok(())
+        let Some(device) = &self.device else { return Ok(false) };
+        // Nobody's adapter is reset for a drive that others are served beside.
+        let may_reset = self.link.is_deserted();
+        if !self.link.occupy(number) {
+            return Ok(false);
+        }
+        let memory = match device.allocate(PortMemory::BYTES) {
+            Ok(memory) => PortMemory::new(memory, device.arena().clone()),
+            Err(error) => {
+                self.link.leave(number, None);
+                return Err(Trouble::System(error.to_string()));
+            }
+        };
+        let (_, last) = memory.bases();
+        let is_low = device.arena().end().max(last + PortMemory::BYTES as u64) <= 1 << 32;
+        if !self.capabilities.address_64() && !is_low {
+            self.link.leave(number, None);
+            return Err(Trouble::Unsupported("memory above 4 GiB"));
+        }
+        self.ports[number] = Place::Here(Box::new(Port::new(NewPort {
+            registers: PortRegisters::new(self.registers.clone(), port),
+            memory,
+            place: number,
+            link: Arc::clone(&self.link),
+            capabilities: self.capabilities,
+            options: self.options,
+            may_reset,
+        })));
+        Ok(true)
+    }
+
+    /// Whether a port is being looked at.
+    #[must_use]
+    pub fn is_searching(&self, port: u8) -> bool {
+        matches!(self.ports.get(usize::from(port)), Some(Place::Here(_)))
     }
 
     /// Advances everything. Never waits.

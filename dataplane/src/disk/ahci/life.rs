@@ -137,16 +137,27 @@ impl<R: Registers> Port<R> {
         self.counters.resets += 1;
         self.is_guilty = true;
         let is_stuck = trouble == Trouble::PortStuck;
+        let may_plead = self.may_plead();
         self.trouble = Some(trouble);
-        if is_stuck {
+        if is_stuck && !may_plead {
+            // What it may still use is kept until it has stopped.
+            self.end_all(Error::Failed, Trouble::PortStuck);
+        } else if is_stuck {
             self.plead(Plea::Reset);
-        } else if self.resets > self.options.resets_max {
+        } else if self.resets > self.options.resets_max
+            || (self.resets > LINK_RESETS_MAX && !may_plead)
+        {
             self.give_up(now);
         } else if self.resets > LINK_RESETS_MAX {
             self.plead(Plea::Reset);
         } else {
             self.stop(Then::Reset, now);
         }
+    }
+
+    /// Whether all drives of the adapter may be disturbed for this one: not before it is up.
+    fn may_plead(&self) -> bool {
+        self.may_reset || self.was_running
     }
 
     /// Asks the adapter for what only it can do.
@@ -176,7 +187,7 @@ impl<R: Registers> Port<R> {
             // After a reset of the adapter nothing runs; what does so nevertheless cannot be
             // trusted with memory.
             let is_hopeless = self.resets > self.options.resets_max;
-            return if is_hopeless {
+            return if is_hopeless && self.may_plead() {
                 self.plead(Plea::Gone);
             } else {
                 self.reset_for(Trouble::PortStuck, now);
@@ -346,6 +357,7 @@ impl<R: Registers> Port<R> {
     fn run(&mut self, now: Duration) {
         self.next_watch = now;
         self.next_look = now;
+        self.was_running = true;
         self.state = State::Running;
     }
 }

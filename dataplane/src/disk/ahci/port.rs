@@ -36,6 +36,9 @@ pub(super) struct Port<R: Registers> {
     pub(super) word: PhaseWord,
     pub(super) capabilities: HostCapabilities,
     pub(super) options: AhciOptions,
+    /// Whether the adapter may be reset to bring the drive up; for one that is up it may.
+    pub(super) may_reset: bool,
+    pub(super) was_running: bool,
     pub(super) state: State,
     pub(super) facts: Option<DriveFacts>,
     /// How often the drive has been switched on, as it said last.
@@ -110,12 +113,14 @@ pub(super) struct NewPort<R> {
     pub(super) link: Arc<Link>,
     pub(super) capabilities: HostCapabilities,
     pub(super) options: AhciOptions,
+    /// Whether the adapter may be reset to bring the drive up.
+    pub(super) may_reset: bool,
 }
 
 impl<R: Registers> Port<R> {
     /// A port that starts with the next phase that it finds.
     pub(super) fn new(new: NewPort<R>) -> Self {
-        let NewPort { registers, memory, place, link, capabilities, options } = new;
+        let NewPort { registers, memory, place, link, capabilities, options, may_reset } = new;
         Self {
             registers,
             memory: Some(memory),
@@ -124,6 +129,8 @@ impl<R: Registers> Port<R> {
             word: PhaseWord::FIRST,
             capabilities,
             options,
+            may_reset,
+            was_running: false,
             state: State::Halted,
             facts: None,
             power_ons: None,
@@ -156,6 +163,11 @@ impl<R: Registers> Port<R> {
 
     pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Running)
+    }
+
+    /// Whether it waits for a drive to show up, or to become ready, which may take seconds.
+    pub(super) fn awaits_drive(&self) -> bool {
+        matches!(self.state, State::Linking { .. } | State::Waking { .. })
     }
 
     /// Why it has ended, if it has.
@@ -476,7 +488,9 @@ impl<R: Registers> Drop for Port<R> {
     fn drop(&mut self) {
         let memory = self.memory.take();
         let slots = std::mem::replace(&mut self.slots, Box::new([const { None }; SLOTS_MAX]));
-        let is_over = matches!(self.state, State::Ended(_));
+        // One that ended and did not stop may still use its memory.
+        let is_stuck = self.trouble == Some(Trouble::PortStuck);
+        let is_over = matches!(self.state, State::Ended(_)) && !is_stuck;
         let left: Option<Box<dyn Send>> =
             if is_over { None } else { Some(Box::new((memory, slots))) };
         self.link.leave(self.place, left);

@@ -4,9 +4,9 @@ use crate::disk::{Op, WriteData};
 use crate::dma::Arena;
 use crate::hardware::CoreTime;
 use crate::node::PortalConfig;
+use crate::node::bus::PciBus;
 use crate::sim::nvme::{EmulatedDevice, EmulatedNamespace, EmulatedNvme, NvmeConfig};
 use crate::uring::Waker;
-use crate::vfio::Vfio;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -65,8 +65,7 @@ fn emulated(
 fn open(config: &NodeConfig) -> Disks {
     let arena = Arena::new(4 << 20, 1).unwrap();
     let pool = Rc::new(arena.pool(0));
-    let vfio = Vfio::new(crate::vfio::Options::default());
-    let mut opener = Opener::new(vfio, &arena, Clock::start(), 2);
+    let mut opener = Opener::new(PciBus::new(false), &arena, Clock::start(), 2);
     Disks::open(config, &mut opener, &pool).ok().unwrap()
 }
 

@@ -1,35 +1,40 @@
 //! A unit on its way to the cores.
 
+use super::unit::Unit;
 use super::{Hotplug, State};
 use crate::core::{Arrival, Clock, Devices, ShardSeat};
+use crate::disk::ahci::AhciSeat;
 use crate::dma::Pool;
+use crate::hardware::{Device, Registers};
 use crate::node::admission::{Candidate, Verdict};
+use crate::node::bus::{Bus, RegistersOf};
 use crate::node::commands::Call;
 use crate::node::controllers::{Dealt, Hardware};
 use crate::node::disks::{Disks, Mounter, Source, TimedShard, begin_mount};
+use crate::pci::PciAddress;
 use crate::store::Mounting;
 use crate::uring::Ring;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::rc::Rc;
 
 /// What comes when the cores have mounted a unit.
-pub(super) struct Arriving {
+pub(super) struct Arriving<R: Registers> {
     pub(super) answer: Receiver<Vec<Verdict>>,
     disks: Disks,
-    dealt: Vec<Dealt>,
+    dealt: Vec<Dealt<R>>,
     timed: Receiver<TimedShard>,
 }
 
 /// What one core gets.
-struct Share {
-    hardware: Hardware,
+struct Share<D: Device> {
+    hardware: Hardware<D>,
     seats: Vec<(ShardSeat, Source)>,
     cache_bytes: usize,
     clock: Clock,
     timed: Sender<TimedShard>,
 }
 
-impl Arrival for Share {
+impl<D: Device> Arrival for Share<D> {
     fn begin(
         self: Box<Self>,
         devices: &mut Devices,
@@ -51,12 +56,20 @@ impl Arrival for Share {
     }
 }
 
-impl Hotplug {
-    /// Opens what a unit has, and sends it to the cores; or why each disk cannot be used.
-    pub(super) fn open(&self, unit: usize) -> Result<Arriving, Vec<(usize, String)>> {
+impl<B: Bus> Hotplug<B> {
+    /// Opens what a unit has, and sends it to the cores; or why each disk cannot be used. `drive`:
+    /// one that its adapter has found.
+    pub(super) fn open(
+        &self,
+        unit: usize,
+        drive: Option<(PciAddress, AhciSeat<RegistersOf<B>>)>,
+    ) -> Result<Arriving<RegistersOf<B>>, Vec<(usize, String)>> {
         let cores = self.config.cores.len();
         let numbers = &self.units[unit].disks;
         let mut opener = self.opener();
+        if let Some((address, seat)) = drive {
+            opener = opener.with_drive(address, seat);
+        }
         let mut disks = Disks::open_late(&self.config, numbers, &mut opener, &self.pool);
         // Those that had cores keep them; others fit in.
         let (old, new): (Vec<usize>, Vec<usize>) =
@@ -127,11 +140,36 @@ impl Hotplug {
         }
         let device = self.units[unit].device;
         let dealt = dealt.iter().find(|dealt| Some(dealt.address) == device);
+        if self.units[unit].drive.is_some() {
+            return self.rejoin(unit, dealt);
+        }
         self.units[unit].serve(&disks, dealt);
+        if let Some(probe) = dealt.and_then(|dealt| dealt.probe.clone()) {
+            let held = self.parts(unit);
+            held.into_iter().for_each(|part| self.units[part].adopt(probe.clone()));
+        }
+        let absent = super::absent(&mut self.units[unit], &disks, &self.config);
+        self.units.extend(absent);
+        let unserved = |disk: usize| disks.offline().find(|(other, ..)| *other == disk);
+        let wanted = self.units[unit].asked.as_ref().and_then(|order| unserved(order.disk));
+        if let Some((.., reason)) = wanted {
+            self.units[unit].refused(reason);
+        }
+        failed.retain(|(disk, _)| self.units[unit].disks.contains(disk));
         if !failed.is_empty() {
             // The others of the controller are served: it stays.
             let _ = super::retire(&self.calls, &self.waker, failed, None);
         }
+    }
+
+    /// A drive is served again, and a part of its adapter.
+    fn rejoin(&mut self, unit: usize, dealt: Option<&Dealt<RegistersOf<B>>>) {
+        let adapter = self.adapter_of(unit);
+        let lost = dealt.and_then(|dealt| dealt.drives.first().cloned());
+        assert!(lost.is_some(), "what is served has been given to a core");
+        let drive = std::mem::replace(&mut self.units[unit], Unit::merged());
+        self.units[adapter].regains(&drive, self.clock.now());
+        self.units[adapter].merge(drive, lost);
     }
 
     /// Memory for the metadata of each shard: that of all is shared equally.

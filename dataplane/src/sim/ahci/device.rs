@@ -81,12 +81,16 @@ impl Registers for EmulatedRegisters {
 
     fn read32(&self, offset: usize) -> u32 {
         assert!(offset.is_multiple_of(4) && offset < SIZE);
-        self.0.model().read(offset)
+        let mut model = self.0.model();
+        model.look_at_clock();
+        model.read(offset)
     }
 
     fn write32(&self, offset: usize, value: u32) {
         assert!(offset.is_multiple_of(4) && offset < SIZE);
-        self.0.model().write(offset, value);
+        let mut model = self.0.model();
+        model.look_at_clock();
+        model.write(offset, value);
     }
 
     fn read64(&self, offset: usize) -> u64 {

@@ -67,6 +67,11 @@ impl EmulatedAhci {
         self.model().step(now);
     }
 
+    /// Lets time pass by a clock, between calls of [`EmulatedAhci::step`] too, which get its times.
+    pub fn set_clock(&self, now: impl Fn() -> Duration + Send + 'static) {
+        self.model().clock = Some(Box::new(now));
+    }
+
     /// What goes wrong by itself from now on.
     pub fn set_faults(&self, faults: AhciFaults) {
         self.model().world.faults = faults;
@@ -88,6 +93,24 @@ impl EmulatedAhci {
         self.model().insert();
     }
 
+    /// Whether it is plugged in.
+    #[must_use]
+    pub fn is_inserted(&self) -> bool {
+        !self.model().is_removed
+    }
+
+    /// How many pieces of memory it reaches.
+    #[must_use]
+    pub fn shared(&self) -> usize {
+        self.model().world.bus.as_ref().map_or(0, EmulatedBus::mappings)
+    }
+
+    /// Whether somebody has taken it over.
+    #[must_use]
+    pub fn is_owned(&self) -> bool {
+        self.model().world.bus.is_some()
+    }
+
     /// Whether a reset of the adapter never ends, from now on.
     pub fn set_stuck(&self, is_stuck: bool) {
         self.model().world.is_stuck = is_stuck;
@@ -101,6 +124,19 @@ impl EmulatedAhci {
     /// Plugs a drive back, or another.
     pub fn plug(&self, port: u8, other: Option<EmulatedDrive>) {
         self.model().plug(port, other);
+    }
+
+    /// Keeps a port running from now on, whatever it is told, until the adapter is reset.
+    pub fn jam(&self, port: u8) {
+        self.model().port(port).runs_forever = true;
+    }
+
+    /// Exchanges the drives of two ports, which are unplugged.
+    pub fn swap(&self, one: u8, other: u8) {
+        let mut model = self.model();
+        let drive = model.port(one).drive.take();
+        let theirs = std::mem::replace(&mut model.port(other).drive, drive);
+        model.port(one).drive = theirs;
     }
 
     /// Takes a drive's power away for a moment when its link is reset next, so that nothing but its

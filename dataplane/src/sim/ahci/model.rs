@@ -21,7 +21,9 @@ pub(super) struct Model {
     control: GlobalControl,
     handoff: Handoff,
     reset_ends: Duration,
-    is_removed: bool,
+    pub(super) is_removed: bool,
+    /// Tells the time; without one it is that of the last step.
+    pub(super) clock: Option<Box<dyn Fn() -> Duration + Send>>,
 }
 
 /// What ports share.
@@ -63,6 +65,7 @@ impl Model {
             handoff: Handoff::new().with_firmware_owned(config.firmware.is_some()),
             reset_ends: Duration::ZERO,
             is_removed: false,
+            clock: None,
             world: World {
                 config,
                 random,
@@ -180,6 +183,7 @@ impl Model {
     /// Works for a moment.
     pub(super) fn step(&mut self, now: Duration) {
         self.world.now = now;
+        self.look_at_clock();
         if self.is_removed {
             return;
         }
@@ -194,6 +198,12 @@ impl Model {
         if !self.control.reset() {
             let Self { ports, world, .. } = self;
             ports.iter_mut().flatten().for_each(|port| port.step(world));
+        }
+    }
+
+    pub(super) fn look_at_clock(&mut self) {
+        if let Some(clock) = &self.clock {
+            self.world.now = clock();
         }
     }
 

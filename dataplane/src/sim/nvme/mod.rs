@@ -99,6 +99,12 @@ impl EmulatedNvme {
         self.model().power_cycle();
     }
 
+    /// Whether it is plugged in.
+    #[must_use]
+    pub fn is_inserted(&self) -> bool {
+        !self.model().is_removed
+    }
+
     /// The controller reports a fatal state and works no more until reset.
     pub fn fail(&self) {
         self.model().is_fatal = true;

@@ -4,6 +4,7 @@ use super::*;
 use crate::core::{Arrival, Devices, ShardSeat};
 use crate::dma::Pool;
 use crate::node::admission::{Candidate, Verdict};
+use crate::pci::PciAddress;
 use crate::store::Mounting;
 use crate::uring::Ring;
 use std::rc::Rc;
@@ -32,8 +33,8 @@ impl Bench {
         self.fail(disk);
         let (answer, answers) = unbounded();
         let disks = vec![(disk, "pulled".to_owned())];
-        let device = Some("0000:01:00.0".parse().unwrap());
-        self.control.start(Call::Retire { disks, device, answer });
+        let device: PciAddress = "0000:01:00.0".parse().unwrap();
+        self.control.start(Call::Retire { disks, part: Some(device.into()), answer });
         self.run();
         answers.try_recv().expect("it has left");
     }
