@@ -128,6 +128,19 @@ impl<P: Plugged> Rig<P> {
         }
     }
 
+    /// Whether all disks are served, and go on so: what was done to them a moment ago has been
+    /// noticed.
+    pub(super) fn is_steady(&self) -> bool {
+        let clock = Clock::start();
+        while (0..self.disks).all(|disk| self.state(disk).0 == "ok") {
+            if clock.now() > Duration::from_secs(3) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        false
+    }
+
     /// Gives an order, which may fail, but not for want of an answer.
     pub(super) fn is_answered(&self, command: fn(String) -> Command, disk: usize) {
         let clock = Clock::start();

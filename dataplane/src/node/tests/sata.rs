@@ -156,7 +156,7 @@ fn whatever_happens_all_drives_return() {
     let unplugged = (0..3).filter(|port| !plugged[*port]);
     unplugged.for_each(|port| rig.device.plug(port as u8, None));
     let clock = Clock::start();
-    while (0..3).any(|port| rig.state(port).0 != "ok") {
+    while !rig.is_steady() {
         (0..3).for_each(|port| rig.is_answered(online, port));
         assert!(clock.now() < PATIENCE, "{:#?}", rig.bench().node.events_since(0));
     }

@@ -135,8 +135,7 @@ fn whatever_happens_an_ssd_returns() {
 /// Has what is wrong opened anew until nothing is. A controller goes and comes as a whole: where it
 /// cannot otherwise it is pulled and put back.
 fn serve_again(rig: &Rig<EmulatedNvme>) {
-    let is_wrong = |disk| rig.state(disk).0 != "ok";
-    while (0..2).any(is_wrong) {
+    while !rig.is_steady() {
         rig.device.remove();
         rig.until(&["offline"; 2]);
         rig.device.insert();
