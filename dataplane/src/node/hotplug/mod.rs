@@ -23,7 +23,7 @@ use super::commands::Call;
 use super::controllers::{Dealt, Opener};
 use super::disks::{Disks, Known};
 use super::watch::Watched;
-use super::{Answer, CommandError, DiskConfig, DiskSource, NodeConfig, Registry};
+use super::{Answer, CommandError, DiskSource, NodeConfig, Registry};
 use crate::core::{Clock, DevicePart};
 use crate::dma::{Arena, Pool};
 use crate::hardware::Registers;
@@ -239,26 +239,28 @@ impl<B: Bus> Hotplug<B> {
 
     /// Takes an order that has waited for its unit, which may have done it by itself meanwhile.
     fn obey_late(&mut self, ask: Ask) {
-        let is_it = |(number, disk): (usize, &DiskConfig)| disk.name(number) == ask.disk;
-        let disk = self.config.disks.iter().enumerate().position(is_it);
-        let unit = self.units.iter().find(|unit| disk.is_some_and(|d| unit.disks.contains(&d)));
-        let is_served = unit.is_some_and(|unit| unit.state == State::Serving)
-            && disk.is_some_and(|disk| self.is_sound(disk));
-        if ask.wish == Wish::Online && is_served {
-            let _ = ask.answer.send(Ok(Answer::Done));
-        } else {
-            self.obey(ask);
+        match self.place(&ask.disk) {
+            Ok((disk, unit)) if ask.wish == Wish::Online && self.is_served(disk, unit) => {
+                let _ = ask.answer.send(Ok(Answer::Done));
+            }
+            _ => self.obey(ask),
         }
     }
 
-    /// What an order is for.
-    fn ordered(&mut self, name: &str, wish: Wish) -> Result<Aim, CommandError> {
+    /// A disk by its name, and its unit.
+    fn place(&self, name: &str) -> Result<(usize, usize), CommandError> {
         let mut disks = self.config.disks.iter().enumerate();
         let disk = disks.position(|(number, disk)| disk.name(number) == name).ok_or_else(|| {
             CommandError::NotFound(format!("the node has no disk {name}: see `basalt node`"))
         })?;
         let unit = self.units.iter().position(|unit| unit.disks.contains(&disk));
         let unit = unit.ok_or_else(|| CommandError::Invalid("a disk in memory stays".into()))?;
+        Ok((disk, unit))
+    }
+
+    /// What an order is for.
+    fn ordered(&mut self, name: &str, wish: Wish) -> Result<Aim, CommandError> {
+        let (disk, unit) = self.place(name)?;
         let this = &self.units[unit];
         if this.asked.is_some() {
             let text = format!("disk {name}: another order for it is being carried out");
@@ -266,7 +268,7 @@ impl<B: Bus> Hotplug<B> {
         }
         let refused = |text: &str| Err(CommandError::Invalid(format!("disk {name}{text}")));
         match (wish, &this.state) {
-            (Wish::Online, State::Serving) if self.is_sound(disk) => refused(" is served already"),
+            (Wish::Online, _) if self.is_served(disk, unit) => refused(" is served already"),
             (Wish::Offline, State::Held) => refused(" is offline already"),
             (_, State::Leaving(_) | State::Arriving(_)) => Ok(Aim::Moving),
             (Wish::Offline, State::Serving) if self.is_last(unit) => Ok(Aim::Unit(unit, disk)),
@@ -287,13 +289,18 @@ impl<B: Bus> Hotplug<B> {
 
     /// Whether a unit has one disk, and the operator holds all others of its adapter.
     fn is_last(&self, unit: usize) -> bool {
-        let is_held = |part: usize| self.units[part].state == State::Held;
-        self.units[unit].disks.len() == 1 && self.parts(unit).into_iter().all(is_held)
+        self.units[unit].disks.len() == 1 && self.are_parts_held(unit)
     }
 
-    fn is_sound(&self, disk: usize) -> bool {
+    /// Whether the operator holds all drives of an adapter that are units of their own.
+    fn are_parts_held(&self, adapter: usize) -> bool {
+        self.parts(adapter).into_iter().all(|part| self.units[part].state == State::Held)
+    }
+
+    /// Whether a disk of a unit is served, and takes writes.
+    fn is_served(&self, disk: usize, unit: usize) -> bool {
         let counters = self.registry.disk(disk);
-        !counters.failed && !counters.offline
+        self.units[unit].state == State::Serving && !counters.failed && !counters.offline
     }
 
     /// Whether a unit is that of one disk, and the only one of its device.
@@ -392,10 +399,8 @@ impl<B: Bus> Hotplug<B> {
 
     /// Whether the operator has taken every drive of an adapter offline.
     fn is_left_alone(&self, adapter: usize) -> bool {
-        let is_held = |unit: usize| self.units[unit].state == State::Held;
         let this = &self.units[adapter];
-        let is_bare = this.state == State::Serving && this.disks.is_empty();
-        is_bare && self.parts(adapter).into_iter().all(is_held)
+        this.state == State::Serving && this.disks.is_empty() && self.are_parts_held(adapter)
     }
 
     /// Has the drives of an adapter that are units of their own leave with it, but those that the

@@ -4,10 +4,11 @@ use super::*;
 use crate::core::Clock;
 use crate::disk::single::Unit;
 use crate::dma::Arena;
+use crate::hardware::Device;
 use crate::node::bus::Bus;
 use crate::node::controllers::Opener;
 use crate::node::start::start_on;
-use crate::pci::PciAddress;
+use crate::pci::{ControllerKind, PciAddress};
 use crate::store::{self, FormatOptions};
 use nvmeof_target::testing::{Transfer, command};
 use std::sync::Arc;
@@ -23,18 +24,49 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const BLOCKS: u64 = 64;
 
 /// The one controller that is plugged in, or was.
-pub(super) trait Plugged: Bus {
+pub(in crate::node) trait Plugged: Clone + Send + 'static {
+    /// As its driver sees it.
+    type Device: Device;
+
     /// Where.
     const AT: &str;
+
+    /// What it is.
+    const KIND: ControllerKind;
+
+    /// Whether it is there.
+    fn is_there(&self) -> bool;
+
+    /// Takes it over.
+    fn take(&self, arena: &Arena) -> <Self as Plugged>::Device;
 
     /// Its disk of this number.
     fn unit(number: usize) -> Unit;
 
-    /// Lets it work for a moment, by a clock.
-    fn step(&self, clock: Clock);
+    /// Lets its time pass by a clock.
+    fn follow(&self, _clock: Clock) {}
+
+    /// Lets it work for a moment.
+    fn work(&self, now: Duration);
 
     /// Panics if its driver did what no driver may do.
     fn check(&self);
+}
+
+impl<P: Plugged> Bus for P {
+    type Device = <P as Plugged>::Device;
+
+    fn kind(&self, _: PciAddress) -> Option<ControllerKind> {
+        self.is_there().then_some(P::KIND)
+    }
+
+    fn look(&self, _: PciAddress) -> Result<(), String> {
+        self.is_there().then_some(()).ok_or_else(|| "it is not plugged in".to_owned())
+    }
+
+    fn open(&self, address: PciAddress, arena: &Arena) -> Result<Self::Device, String> {
+        self.look(address).map(|()| self.take(arena))
+    }
 }
 
 /// A node on the disks of a controller, which works by itself.
@@ -54,8 +86,9 @@ impl<P: Plugged> Rig<P> {
         let worker = std::thread::spawn({
             let (device, is_over, clock) = (device.clone(), is_over.clone(), Clock::start());
             move || {
+                device.follow(clock);
                 while !is_over.load(Ordering::Relaxed) {
-                    device.step(clock);
+                    device.work(clock.now());
                     std::thread::sleep(Duration::from_micros(50));
                 }
             }

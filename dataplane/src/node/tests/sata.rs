@@ -5,38 +5,36 @@ use super::*;
 use crate::core::Clock;
 use crate::disk::single::Unit;
 use crate::dma::Arena;
-use crate::node::bus::Bus;
-use crate::pci::{ControllerKind, PciAddress};
+use crate::pci::ControllerKind;
 use crate::sim::Random;
 use crate::sim::ahci::{AhciConfig, EmulatedAhci, EmulatedDevice, EmulatedDrive};
 use std::time::Duration;
 
-impl Bus for EmulatedAhci {
+impl Plugged for EmulatedAhci {
     type Device = EmulatedDevice;
 
-    fn kind(&self, _: PciAddress) -> Option<ControllerKind> {
-        self.is_inserted().then_some(ControllerKind::Ahci)
-    }
-
-    fn look(&self, _: PciAddress) -> Result<(), String> {
-        self.is_inserted().then_some(()).ok_or_else(|| "it is not plugged in".to_owned())
-    }
-
-    fn open(&self, address: PciAddress, arena: &Arena) -> Result<EmulatedDevice, String> {
-        self.look(address).map(|()| EmulatedAhci::open(self, arena))
-    }
-}
-
-impl Plugged for EmulatedAhci {
     const AT: &str = "0000:00:1f.2";
+
+    const KIND: ControllerKind = ControllerKind::Ahci;
+
+    fn is_there(&self) -> bool {
+        self.is_inserted()
+    }
+
+    fn take(&self, arena: &Arena) -> EmulatedDevice {
+        self.open(arena)
+    }
 
     fn unit(number: usize) -> Unit {
         Unit::Port(number as u8)
     }
 
-    fn step(&self, clock: Clock) {
+    fn follow(&self, clock: Clock) {
         self.set_clock(move || clock.now());
-        EmulatedAhci::step(self, clock.now());
+    }
+
+    fn work(&self, now: Duration) {
+        self.step(now);
     }
 
     fn check(&self) {

@@ -2,42 +2,36 @@
 
 use super::rig::{Load, Plugged, Rig, offline, online};
 use super::*;
-use crate::core::Clock;
 use crate::disk::single::Unit;
 use crate::dma::Arena;
-use crate::node::bus::Bus;
-use crate::pci::{ControllerKind, PciAddress};
+use crate::pci::ControllerKind;
 use crate::sim::Random;
 use crate::sim::nvme::{
     EmulatedDevice, EmulatedNamespace, EmulatedNvme, NvmeConfig, NvmeFault, NvmeFaults,
 };
 use std::time::Duration;
 
-impl Bus for EmulatedNvme {
+impl Plugged for EmulatedNvme {
     type Device = EmulatedDevice;
 
-    fn kind(&self, _: PciAddress) -> Option<ControllerKind> {
-        self.is_inserted().then_some(ControllerKind::Nvme)
-    }
-
-    fn look(&self, _: PciAddress) -> Result<(), String> {
-        self.is_inserted().then_some(()).ok_or_else(|| "it is not plugged in".to_owned())
-    }
-
-    fn open(&self, address: PciAddress, arena: &Arena) -> Result<EmulatedDevice, String> {
-        self.look(address).map(|()| EmulatedNvme::open(self, arena))
-    }
-}
-
-impl Plugged for EmulatedNvme {
     const AT: &str = "0000:01:00.0";
+
+    const KIND: ControllerKind = ControllerKind::Nvme;
+
+    fn is_there(&self) -> bool {
+        self.is_inserted()
+    }
+
+    fn take(&self, arena: &Arena) -> EmulatedDevice {
+        self.open(arena)
+    }
 
     fn unit(number: usize) -> Unit {
         Unit::Namespace(number as u32 + 1)
     }
 
-    fn step(&self, clock: Clock) {
-        EmulatedNvme::step(self, clock.now());
+    fn work(&self, now: Duration) {
+        self.step(now);
     }
 
     fn check(&self) {
