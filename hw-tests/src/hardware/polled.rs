@@ -24,18 +24,7 @@ pub(crate) fn polled(maker: &mut Maker) -> Result<Outcome> {
             printed.contains("access: kernel polled,") && printed.contains("passed"),
             "{printed}"
         );
-        let device = machine.run(
-            r#"# serve
-            $B disk format /dev/nvme0n1 --shards 2 --force
-            configure pci:0000:01:00.0 1
-            sed -i -e 's|^device = .*|path = "/dev/nvme0n1"|' -e '/^namespace/d' /run/node.toml
-            start
-            $B host allow '*'
-            $B volume create v 256MiB --uuid $UUID
-            connect --nr-io-queues=2
-            device"#,
-        )?;
-        let device = steps::device_of(&device)?;
+        let device = steps::serve_path(machine, "/dev/nvme0n1", "")?;
         let printed = machine.run(&format!(
             r#"# verify
             interrupts() {{

@@ -132,19 +132,8 @@ pub(crate) fn own(maker: &mut Maker) -> Result<Outcome> {
 /// Serves the kernel's SSD by a path that follows it, with these lines about the disk besides, and
 /// returns the device of its volume.
 pub(super) fn serve_linked(machine: &Machine, lines: &str) -> Result<String> {
-    let device = machine.run(&format!(
-        r#"# serve{LINK}
-        link
-        $B disk format /run/ssd --shards 2 --force
-        configure pci:0000:01:00.0 1
-        sed -i -e 's|^device = .*|path = "/run/ssd"\n{lines}|' -e '/^namespace/d' /run/node.toml
-        start
-        $B host allow '*'
-        $B volume create v 256MiB --uuid $UUID
-        connect --nr-io-queues=2
-        device"#
-    ))?;
-    steps::device_of(&device)
+    machine.run(&format!("# link{LINK}\nlink"))?;
+    steps::serve_path(machine, "/run/ssd", lines)
 }
 
 /// The kernel's SSD is pulled so many times and comes back, by the path that follows it.

@@ -39,6 +39,22 @@ pub(super) fn serve(machine: &Machine, place: &Place) -> Result<String> {
     device_of(&printed)
 }
 
+/// As [`serve`], a disk of the kernel's by this path, with these lines about it besides.
+pub(super) fn serve_path(machine: &Machine, path: &str, lines: &str) -> Result<String> {
+    let printed = machine.run(&format!(
+        r#"# serve
+        $B disk format {path} --shards 2 --force
+        configure pci:0000:01:00.0 1
+        sed -i -e 's|^device = .*|path = "{path}"\n{lines}|' -e '/^namespace/d' /run/node.toml
+        start
+        $B host allow '*'
+        $B volume create v 256MiB --uuid $UUID
+        connect --nr-io-queues=2
+        device"#
+    ))?;
+    device_of(&printed)
+}
+
 /// The block device of the host, which the last line of a script tells (`device`).
 pub(super) fn device_of(printed: &str) -> Result<String> {
     let device = printed.lines().last().unwrap_or_default().trim();
